@@ -1,0 +1,323 @@
+package swarm
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var day = time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC)
+
+const (
+	seedID = NodeID("5eed")
+	m1     = MAC("52:54:00:00:00:01")
+	m2     = MAC("52:54:00:00:00:02")
+)
+
+// house is a founded swarm that commands are applied to, a second apart.
+type house struct {
+	t   *testing.T
+	s   *State
+	now time.Time
+	n   int
+}
+
+func founded(t *testing.T) *house {
+	t.Helper()
+	h := &house{t: t, s: NewState(), now: day}
+	h.must(seedID, Found{
+		Settings: Settings{Swarm: "abc", Range: netip.MustParsePrefix("10.42.0.0/16"), Voters: 5, AutoApprove: true, Profile: "p"},
+		Node:     Node{ID: seedID, Name: "seed", Ephemeral: true, Ports: []Port{{Name: "lan0", MAC: "02:00:00:00:00:01", Link: true}}, Warm: true},
+		Network:  netip.MustParsePrefix("192.168.42.0/24"),
+		Profile:  &Profile{Name: "p", Driver: "image", Image: "aa"},
+	})
+	return h
+}
+
+func (h *house) apply(by NodeID, op Op) Result {
+	h.n++
+	h.now = h.now.Add(time.Second)
+	c := Command{ID: fmt.Sprintf("c%d", h.n), Time: h.now, By: by, Op: op}
+	wire, err := c.Encode()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	back, err := DecodeCommand(wire)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return h.s.Apply(back)
+}
+
+func (h *house) must(by NodeID, op Op) Result {
+	h.t.Helper()
+	r := h.apply(by, op)
+	if err := r.Err(); err != nil {
+		h.t.Fatalf("%T: %v", op, err)
+	}
+	return r
+}
+
+func (h *house) refused(by NodeID, op Op, want error) {
+	h.t.Helper()
+	if err := h.apply(by, op).Err(); !errors.Is(err, want) {
+		h.t.Fatalf("%T: got %v, want %v", op, err, want)
+	}
+}
+
+func (h *house) term(segment string) uint64 {
+	s, _ := h.s.View().Segment(segment)
+	return s.Duty.Term
+}
+
+func (h *house) lease(mac MAC, addr string) BindLease {
+	return BindLease{Term: h.term("s1"), Lease: Lease{Segment: "s1", Addr: netip.MustParseAddr(addr), MAC: mac, Class: "os", Expires: h.now.Add(time.Hour)}}
+}
+
+// join takes a machine through ticket and redeem and returns its node.
+func (h *house) join(mac MAC, addr string) NodeID {
+	h.t.Helper()
+	h.must(seedID, SeeMachine{MAC: mac, Segment: "s1"})
+	h.must(seedID, h.lease(mac, addr))
+	h.must(seedID, MintTicket{ID: "t" + string(mac), Hash: []byte("hash"), MAC: mac, Segment: "s1", Addr: netip.MustParseAddr(addr), Expires: h.now.Add(time.Hour)})
+	var n Node
+	if err := h.must("", redeem(mac, "key")).Decode(&n); err != nil {
+		h.t.Fatal(err)
+	}
+	return n.ID
+}
+
+func redeem(mac MAC, key string) RedeemTicket {
+	return RedeemTicket{ID: "t" + string(mac), Hash: []byte("hash"), Key: []byte(key), MACs: []MAC{mac}, Node: NodeID("n" + key + string(mac[15:])), Address: "x:1"}
+}
+
+func TestAddressIsBoundToOneMachine(t *testing.T) {
+	h := founded(t)
+	h.must(seedID, h.lease(m1, "192.168.42.20"))
+	h.refused(seedID, h.lease(m2, "192.168.42.20"), ErrAddressTaken)
+	h.must(seedID, h.lease(m1, "192.168.42.21"))
+	h.must(seedID, h.lease(m2, "192.168.42.20"))
+	if l, _ := h.s.View().LeaseOf("s1", m1); l.Addr.String() != "192.168.42.21" {
+		t.Fatalf("machine 1 is at %s", l.Addr)
+	}
+	h.now = h.now.Add(2 * time.Hour)
+	h.must(seedID, h.lease(m1, "192.168.42.20"))
+}
+
+func TestOnlyTheHolderBindsInItsTerm(t *testing.T) {
+	h := founded(t)
+	late := h.lease(m1, "192.168.42.20")
+	n := h.join(m2, "192.168.42.30")
+	h.must(seedID, OfferDuty{Segment: "s1", Term: h.term("s1"), To: n})
+	h.must(seedID, PassDuty{Segment: "s1", Term: h.term("s1")})
+	h.refused(seedID, late, ErrNotHolder)
+	late.Term = h.term("s1")
+	h.refused(seedID, late, ErrNotHolder)
+	h.must(n, late)
+}
+
+func TestQuarantinedAddressIsGivenToNobody(t *testing.T) {
+	h := founded(t)
+	a := netip.MustParseAddr("192.168.42.20")
+	h.must(seedID, h.lease(m1, a.String()))
+	h.must(seedID, QuarantineAddress{Segment: "s1", Addr: a, By: m1, Until: h.now.Add(10 * time.Minute)})
+	h.refused(seedID, h.lease(m1, a.String()), ErrAddressTaken)
+	h.now = h.now.Add(time.Hour)
+	h.must(seedID, h.lease(m1, a.String()))
+}
+
+func TestNodeKeepsItsAddressForEver(t *testing.T) {
+	h := founded(t)
+	h.join(m1, "192.168.42.20")
+	h.must(seedID, h.lease(m1, "192.168.42.20"))
+	h.refused(seedID, h.lease(m1, "192.168.42.21"), ErrConflict)
+	h.must(seedID, ReleaseLease{Segment: "s1", MAC: m1, Addr: netip.MustParseAddr("192.168.42.20")})
+	h.now = h.now.Add(1000 * time.Hour)
+	h.refused(seedID, h.lease(m2, "192.168.42.20"), ErrAddressTaken)
+}
+
+func TestMachineIsInstalledOncePerArming(t *testing.T) {
+	h := founded(t)
+	h.join(m1, "192.168.42.20")
+	h.refused(seedID, MintTicket{ID: "again", MAC: m1, Segment: "s1", Expires: h.now.Add(time.Hour)}, ErrNotArmed)
+	h.must(seedID, SeeMachine{MAC: m1, Segment: "s1"}) // seen again: not armed again
+	h.refused(seedID, MintTicket{ID: "again", MAC: m1, Segment: "s1", Expires: h.now.Add(time.Hour)}, ErrNotArmed)
+	h.must(seedID, ArmMachine{MAC: m1})
+	h.must(seedID, MintTicket{ID: "again", MAC: m1, Segment: "s1", Expires: h.now.Add(time.Hour)})
+}
+
+func TestTicketIsRedeemedOnce(t *testing.T) {
+	h := founded(t)
+	id := h.join(m1, "192.168.42.20")
+	var again Node
+	if err := h.must("", redeem(m1, "key")).Decode(&again); err != nil || again.ID != id {
+		t.Fatalf("same key again: %v %v", again, err)
+	}
+	h.refused("", redeem(m1, "thief"), ErrTicketUsed)
+	n, _ := h.s.View().Node(id)
+	if n.Quarantine == "" || n.Eligible() {
+		t.Fatalf("node is not in quarantine: %+v", n)
+	}
+	if len(h.s.View().Nodes()) != 2 {
+		t.Fatal("the thief became a node")
+	}
+}
+
+func TestTicketRefusals(t *testing.T) {
+	mint := func(h *house) MintTicket {
+		return MintTicket{ID: "t" + string(m1), Hash: []byte("hash"), MAC: m1, Segment: "s1", Addr: netip.MustParseAddr("192.168.42.20"), Expires: h.now.Add(time.Hour)}
+	}
+	for name, spoil := range map[string]func(*house, *RedeemTicket){
+		"wrong secret":   func(_ *house, r *RedeemTicket) { r.Hash = []byte("hush") },
+		"unknown":        func(_ *house, r *RedeemTicket) { r.ID = "other" },
+		"expired":        func(h *house, _ *RedeemTicket) { h.now = h.now.Add(2 * time.Hour) },
+		"other machine":  func(_ *house, r *RedeemTicket) { r.MACs = []MAC{m2} },
+		"fetched again":  func(h *house, _ *RedeemTicket) { again := mint(h); again.ID = "x"; h.must(seedID, again) },
+		"machine held":   func(h *house, _ *RedeemTicket) { h.must(seedID, HoldMachine{MAC: m1, Reason: "test"}) },
+		"armed again":    func(h *house, _ *RedeemTicket) { h.must(seedID, ArmMachine{MAC: m1}) },
+		"different UUID": func(h *house, r *RedeemTicket) { r.UUID = "1"; h.must(seedID, SeeMachine{MAC: m1, UUID: "2"}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := founded(t)
+			h.must(seedID, SeeMachine{MAC: m1, Segment: "s1"})
+			h.must(seedID, mint(h))
+			r := redeem(m1, "key")
+			spoil(h, &r)
+			h.refused("", r, ErrTicket)
+			if len(h.s.View().Nodes()) != 1 {
+				t.Fatal("a node joined all the same")
+			}
+		})
+	}
+}
+
+func TestRetriedCommandIsAppliedOnce(t *testing.T) {
+	h := founded(t)
+	c := Command{ID: "same", Time: h.now, By: seedID, Op: NameMachine{MAC: m1, Name: "a"}}
+	h.s.Apply(c)
+	c.Op = NameMachine{MAC: m1, Name: "b"}
+	h.s.Apply(c)
+	if m, _ := h.s.View().Machine(m1); m.Name != "a" {
+		t.Fatalf("applied twice: %s", m.Name)
+	}
+}
+
+func TestRefusedCommandChangesNothing(t *testing.T) {
+	h := founded(t)
+	h.must(seedID, NameMachine{MAC: m1, Name: "a"})
+	h.refused(seedID, NameMachine{MAC: m2, Name: "a"}, ErrConflict)
+	if _, ok := h.s.View().Machine(m2); ok {
+		t.Fatal("a refused command left a machine")
+	}
+}
+
+func TestSnapshotCarriesEverything(t *testing.T) {
+	h := founded(t)
+	h.join(m1, "192.168.42.20")
+	var first, second bytes.Buffer
+	if err := h.s.Snapshot()(&first); err != nil {
+		t.Fatal(err)
+	}
+	other := NewState()
+	if err := other.Restore(bytes.NewReader(first.Bytes())); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Snapshot()(&second); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(first.String(), second.String()); diff != "" {
+		t.Fatal(diff)
+	}
+	// The copy goes on where the original stands: the same command has the same outcome.
+	c := Command{ID: "next", Time: h.now, By: seedID, Op: SeeMachine{MAC: m2, Segment: "s1"}}
+	if diff := cmp.Diff(h.s.Apply(c), other.Apply(c)); diff != "" {
+		t.Fatal(diff)
+	}
+}
+
+func TestDamagedSnapshotLeavesTheStateAlone(t *testing.T) {
+	h := founded(t)
+	var b bytes.Buffer
+	if err := h.s.Snapshot()(&b); err != nil {
+		t.Fatal(err)
+	}
+	for name, damaged := range map[string]string{
+		"empty": "", "cut": b.String()[:b.Len()-20], "table": `{"offshoot_snapshot":1}` + "\n" + `{"t":"x","r":{}}`,
+		"version": `{"offshoot_snapshot":99}`,
+	} {
+		if err := h.s.Restore(bytes.NewReader([]byte(damaged))); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	if _, ok := h.s.View().Settings(); !ok {
+		t.Fatal("the state is gone")
+	}
+}
+
+func TestSegmentsDoNotOverlap(t *testing.T) {
+	h := founded(t)
+	n := h.join(m1, "192.168.42.20")
+	h.must(n, ReportNode{Address: "x", Ports: []Port{{Name: "a", MAC: m1, Segment: "s1"}, {Name: "b", MAC: "02:00:00:00:01:01"}, {Name: "c", MAC: "02:00:00:00:01:02"}}})
+	var a, b, again Segment
+	_ = h.must(n, OpenSegment{Port: "02:00:00:00:01:01"}).Decode(&a)
+	_ = h.must(n, OpenSegment{Port: "02:00:00:00:01:02"}).Decode(&b)
+	_ = h.must(n, OpenSegment{Port: "02:00:00:00:01:02"}).Decode(&again)
+	if a.Network.String() != "10.42.0.0/24" || b.Network.String() != "10.42.1.0/24" || again.ID != b.ID {
+		t.Fatalf("%v %v %v", a.Network, b.Network, again.ID)
+	}
+	if a.Duty.Holder != n || a.Duty.Term == b.Duty.Term {
+		t.Fatalf("duty %+v %+v", a.Duty, b.Duty)
+	}
+}
+
+func TestChangedFiresOnEveryCommand(t *testing.T) {
+	h := founded(t)
+	ch := h.s.Changed()
+	select {
+	case <-ch:
+		t.Fatal("fired without a change")
+	default:
+	}
+	h.must(seedID, Note{Kind: "test", Text: "hello"})
+	<-ch
+}
+
+func TestEventsAreBounded(t *testing.T) {
+	h := founded(t)
+	for range maxEvents + 10 {
+		h.n++
+		h.s.Apply(Command{ID: fmt.Sprint("e", h.n), Time: h.now, Op: Note{Kind: "k", Text: "t"}})
+	}
+	v := h.s.View()
+	if n := len(v.Events("")); n != maxEvents {
+		t.Fatalf("%d events", n)
+	}
+	if n := len(list[applied](v.txn, "applied", "id")); n != maxApplied {
+		t.Fatalf("%d applied", n)
+	}
+}
+
+func FuzzDecodeCommand(f *testing.F) {
+	c := Command{ID: "1", Time: day, By: seedID, Op: BindLease{Lease: Lease{MAC: m1}}}
+	wire, err := c.Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(wire)
+	f.Add([]byte(`{"v":1,"id":"x","op":"note","args":{"kind":"k","text":"t"}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := DecodeCommand(data)
+		if err != nil {
+			return
+		}
+		NewState().Apply(c) // nothing that decodes may make a node fall over
+		if _, err := c.Encode(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

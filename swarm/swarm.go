@@ -1,0 +1,210 @@
+// Package swarm is the vocabulary of the swarm and its replicated state: machines, nodes, segments, duties, leases,
+// tickets, profiles, artifacts, and the commands that change them.
+//
+// It does no I/O and reads no clock: State.Apply(Command) gives the same result on every node, because the time comes in
+// the command. How commands are replicated is the ledger's business; who is reachable is gossip's. Everybody may import
+// it; it imports nobody of ours.
+package swarm
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Settings is what holds for the whole swarm. It is written once by Found and changed by commands of the operator.
+type Settings struct {
+	Swarm       string       `json:"swarm"` // the swarm's identity, 16 hexadecimal digits
+	CA          string       `json:"ca"`    // the CA's certificate, PEM
+	Pin         string       `json:"pin"`   // "sha256:<hex>" of the CA's public key
+	Range       netip.Prefix `json:"range"` // segments after the first are cut from it, as /24
+	Voters      int          `json:"voters"`
+	AutoApprove bool         `json:"auto_approve"` // unknown machines are armed when they first ask to boot
+	Expand      bool         `json:"expand"`       // nodes open segments on ports that nobody serves
+	Profile     string       `json:"profile"`      // what unknown machines get
+	GossipKeys  [][]byte     `json:"gossip_keys"`  // AES-256; the first one encrypts, all decrypt. Never shown.
+	Founded     time.Time    `json:"founded"`
+}
+
+// MachineState says what a machine may do when it next boots from the network.
+type MachineState string
+
+// The states of a machine.
+const (
+	MachineKnown      MachineState = "known"      // seen or named; nothing will be written to it
+	MachineArmed      MachineState = "armed"      // its next network boot installs it, once
+	MachineInstalling MachineState = "installing" // it fetched its install config
+	MachineInstalled  MachineState = "installed"  // boots its own disk
+	MachineHeld       MachineState = "held"       // something went wrong: waits for an operator
+)
+
+// Machine is a computer that we see on a segment, installed or not.
+type Machine struct {
+	MAC       MAC          `json:"mac"` // of the port that it boots from
+	Name      string       `json:"name"`
+	UUID      string       `json:"uuid,omitempty"` // SMBIOS
+	Segment   string       `json:"segment,omitempty"`
+	State     MachineState `json:"state"`
+	Reason    string       `json:"reason,omitempty"` // why it is held
+	Profile   string       `json:"profile,omitempty"`
+	Disk      string       `json:"disk,omitempty"` // disk selector
+	Wipe      bool         `json:"wipe,omitempty"` // foreign data on the disk may be destroyed
+	Install   string       `json:"install,omitempty"`
+	Phase     string       `json:"phase,omitempty"`
+	Text      string       `json:"text,omitempty"`
+	Percent   int          `json:"percent,omitempty"`
+	Node      NodeID       `json:"node,omitempty"` // the node that it became
+	Inventory []byte       `json:"inventory,omitempty"`
+	FirstSeen time.Time    `json:"first_seen"`
+	LastSeen  time.Time    `json:"last_seen"`
+}
+
+// Port is one Ethernet port of a node, as that node reports it.
+type Port struct {
+	Name    string       `json:"name"`
+	MAC     MAC          `json:"mac"`
+	Link    bool         `json:"link"`
+	Segment string       `json:"segment,omitempty"` // the segment it is proved to be on
+	Address netip.Prefix `json:"address,omitzero"`
+}
+
+// Node is a member of the swarm. Whether it can be reached now is not written here: gossip knows.
+type Node struct {
+	ID         NodeID    `json:"id"`
+	Name       string    `json:"name"`
+	Machine    MAC       `json:"machine,omitempty"`
+	Ephemeral  bool      `json:"ephemeral,omitempty"` // the seed: expects to leave
+	Address    string    `json:"address"`             // host:port of the peer listener
+	Serial     string    `json:"serial,omitempty"`    // of its certificate
+	Version    string    `json:"version,omitempty"`
+	Ports      []Port    `json:"ports,omitempty"`
+	Warm       bool      `json:"warm,omitempty"` // holds every artifact that the profiles need
+	Left       bool      `json:"left,omitempty"`
+	Quarantine string    `json:"quarantine,omitempty"` // why it may have neither duty nor vote
+	Joined     time.Time `json:"joined"`
+}
+
+// Eligible says whether a node may hold duty or a vote at all.
+func (n Node) Eligible() bool { return !n.Left && n.Quarantine == "" }
+
+// On returns the port of n that is on the segment.
+func (n Node) On(segment string) (Port, bool) {
+	for _, p := range n.Ports {
+		if p.Segment == segment {
+			return p, true
+		}
+	}
+	return Port{}, false
+}
+
+// Segment is one layer-2 broadcast domain with one IPv4 subnet, and the duty on it.
+type Segment struct {
+	ID      string       `json:"id"`
+	Network netip.Prefix `json:"network"` // masked
+	Opener  NodeID       `json:"opener"`
+	Opened  time.Time    `json:"opened"`
+	Duty    Duty         `json:"duty"`
+	Blocked string       `json:"blocked,omitempty"` // why nobody may serve it, for example a foreign DHCP server
+}
+
+// Duty is the exclusive right to answer DHCP and boot requests on a segment.
+type Duty struct {
+	Holder NodeID    `json:"holder,omitempty"`
+	Term   uint64    `json:"term"`           // grows with every change of holder
+	Next   NodeID    `json:"next,omitempty"` // offered: the holder stops answering and passes it on
+	Since  time.Time `json:"since"`
+}
+
+// Pool returns the first and the last address of the segment that leases are taken from: .10 to .250 of a /24. Below
+// live the nodes that opened it, above is left to people.
+func (s Segment) Pool() (first, last netip.Addr) {
+	size := uint32(1) << (32 - s.Network.Bits())
+	if size < 32 {
+		return offset(s.Network, 2), offset(s.Network, size-2)
+	}
+	return offset(s.Network, 10), offset(s.Network, size-6)
+}
+
+func offset(p netip.Prefix, n uint32) netip.Addr {
+	b := p.Masked().Addr().As4()
+	v := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+	v += n
+	return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)})
+}
+
+// Lease binds an address of a segment to one machine, or to nobody while the address is quarantined.
+type Lease struct {
+	Segment  string     `json:"segment"`
+	Addr     netip.Addr `json:"addr"`
+	MAC      MAC        `json:"mac,omitempty"` // empty: quarantined after a DECLINE
+	Class    string     `json:"class"`         // who asked: firmware, ipxe, agent, os, node
+	Nonce    string     `json:"nonce,omitempty"`
+	Hostname string     `json:"hostname,omitempty"`
+	Expires  time.Time  `json:"expires,omitzero"` // zero: never
+}
+
+// Live says whether the lease still binds its address at now.
+func (l Lease) Live(now time.Time) bool { return l.Expires.IsZero() || now.Before(l.Expires) }
+
+// TicketState is where a ticket is on its way.
+type TicketState string
+
+// The states of a ticket. (Armed is a state of the machine.)
+const (
+	TicketMinted   TicketState = "minted"
+	TicketFetched  TicketState = "fetched"
+	TicketRedeemed TicketState = "redeemed"
+	TicketRevoked  TicketState = "revoked"
+)
+
+// Ticket is the one-time right of one machine to become a node. The secret is never here.
+type Ticket struct {
+	ID      string      `json:"id"`
+	Hash    []byte      `json:"hash"` // SHA-256 of the secret
+	Machine MAC         `json:"machine"`
+	Install string      `json:"install"`
+	Segment string      `json:"segment"`
+	Addr    netip.Addr  `json:"addr"` // the address that it was given to, and that its node keeps
+	State   TicketState `json:"state"`
+	Expires time.Time   `json:"expires"`
+	Node    NodeID      `json:"node,omitempty"` // who redeemed it
+	Key     []byte      `json:"key,omitempty"`  // SHA-256 of that node's public key
+}
+
+// Profile is what to install.
+type Profile struct {
+	Name     string   `json:"name"`
+	Driver   string   `json:"driver"` // "image"
+	Image    string   `json:"image"`  // digest of the disk image
+	Format   string   `json:"format"`
+	DiskSize int64    `json:"disk_size,omitempty"` // bytes once written
+	Kernel   string   `json:"kernel"`              // digests of the network-boot environment
+	Initrd   string   `json:"initrd"`
+	Binary   string   `json:"binary"`
+	Args     string   `json:"args,omitempty"`      // kernel arguments of the agent
+	RootHash string   `json:"root_hash,omitempty"` // crypt(5) SHA-512
+	SSHKeys  []string `json:"ssh_keys,omitempty"`
+	Disk     string   `json:"disk,omitempty"`
+}
+
+// Needs lists the digests that a node must hold to install this profile.
+func (p Profile) Needs() []string { return []string{p.Kernel, p.Initrd, p.Image, p.Binary} }
+
+// Artifact is immutable bytes known by their SHA-256.
+type Artifact struct {
+	Digest   string `json:"digest"`
+	Size     int64  `json:"size"`
+	Name     string `json:"name"`
+	Origin   string `json:"origin"`
+	Verified string `json:"verified"` // "signed by …", "pinned", "built here", "unverified"
+}
+
+// Event is one line of the swarm's diary, most of them on the timeline of a machine.
+type Event struct {
+	Seq  uint64    `json:"seq"`
+	Time time.Time `json:"time"`
+	MAC  MAC       `json:"mac,omitempty"`
+	Node NodeID    `json:"node,omitempty"` // who saw it
+	Kind string    `json:"kind"`
+	Text string    `json:"text"`
+	Warn bool      `json:"warn,omitempty"` // someone may have to act
+}
