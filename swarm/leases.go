@@ -6,7 +6,9 @@ import (
 	"time"
 )
 
-func constantTimeEqual(a, b []byte) bool { return subtle.ConstantTimeCompare(a, b) == 1 }
+func constantTimeEqual(a, b string) bool {
+	return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1
+}
 
 // BindLease binds an address to a machine, before the ACK that tells it so. Only the holder of duty, in the term in which
 // it decided, may.

@@ -215,7 +215,7 @@ func (o ReportInstall) apply(c *change) (any, error) {
 // Earlier tickets of the same install are revoked: one at most is good.
 type MintTicket struct {
 	ID      string     `json:"id"`
-	Hash    []byte     `json:"hash"`
+	Hash    string     `json:"hash"`
 	MAC     MAC        `json:"mac"`
 	Segment string     `json:"segment"`
 	Addr    netip.Addr `json:"addr"`
@@ -275,8 +275,8 @@ func (c *change) revokeTickets(mac MAC, why string) {
 // can get lost; another key is a thief or the victim of one, and both are stopped.
 type RedeemTicket struct {
 	ID      string `json:"id"`
-	Hash    []byte `json:"hash"` // SHA-256 of the secret that was shown
-	Key     []byte `json:"key"`  // SHA-256 of the public key that asks
+	Hash    string `json:"hash"` // SHA-256 of the secret that was shown
+	Key     string `json:"key"`  // SHA-256 of the public key that asks
 	MACs    []MAC  `json:"macs"` // of the machine that asks
 	UUID    string `json:"uuid,omitempty"`
 	Node    NodeID `json:"node"` // the id that it shall get

@@ -84,7 +84,7 @@ func (h *house) join(mac MAC, addr string) NodeID {
 	h.t.Helper()
 	h.must(seedID, SeeMachine{MAC: mac, Segment: "s1"})
 	h.must(seedID, h.lease(mac, addr))
-	h.must(seedID, MintTicket{ID: "t" + string(mac), Hash: []byte("hash"), MAC: mac, Segment: "s1", Addr: netip.MustParseAddr(addr), Expires: h.now.Add(time.Hour)})
+	h.must(seedID, MintTicket{ID: "t" + string(mac), Hash: "hash", MAC: mac, Segment: "s1", Addr: netip.MustParseAddr(addr), Expires: h.now.Add(time.Hour)})
 	var n Node
 	if err := h.must("", redeem(mac, "key")).Decode(&n); err != nil {
 		h.t.Fatal(err)
@@ -93,7 +93,7 @@ func (h *house) join(mac MAC, addr string) NodeID {
 }
 
 func redeem(mac MAC, key string) RedeemTicket {
-	return RedeemTicket{ID: "t" + string(mac), Hash: []byte("hash"), Key: []byte(key), MACs: []MAC{mac}, Node: NodeID("n" + key + string(mac[15:])), Address: "x:1"}
+	return RedeemTicket{ID: "t" + string(mac), Hash: "hash", Key: key, MACs: []MAC{mac}, Node: NodeID("n" + key + string(mac[15:])), Address: "x:1"}
 }
 
 func TestAddressIsBoundToOneMachine(t *testing.T) {
@@ -170,10 +170,10 @@ func TestTicketIsRedeemedOnce(t *testing.T) {
 
 func TestTicketRefusals(t *testing.T) {
 	mint := func(h *house) MintTicket {
-		return MintTicket{ID: "t" + string(m1), Hash: []byte("hash"), MAC: m1, Segment: "s1", Addr: netip.MustParseAddr("192.168.42.20"), Expires: h.now.Add(time.Hour)}
+		return MintTicket{ID: "t" + string(m1), Hash: "hash", MAC: m1, Segment: "s1", Addr: netip.MustParseAddr("192.168.42.20"), Expires: h.now.Add(time.Hour)}
 	}
 	for name, spoil := range map[string]func(*house, *RedeemTicket){
-		"wrong secret":   func(_ *house, r *RedeemTicket) { r.Hash = []byte("hush") },
+		"wrong secret":   func(_ *house, r *RedeemTicket) { r.Hash = "hush" },
 		"unknown":        func(_ *house, r *RedeemTicket) { r.ID = "other" },
 		"expired":        func(h *house, _ *RedeemTicket) { h.now = h.now.Add(2 * time.Hour) },
 		"other machine":  func(_ *house, r *RedeemTicket) { r.MACs = []MAC{m2} },

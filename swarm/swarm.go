@@ -21,7 +21,7 @@ type Settings struct {
 	AutoApprove bool         `json:"auto_approve"` // unknown machines are armed when they first ask to boot
 	Expand      bool         `json:"expand"`       // nodes open segments on ports that nobody serves
 	Profile     string       `json:"profile"`      // what unknown machines get
-	GossipKeys  [][]byte     `json:"gossip_keys"`  // AES-256; the first one encrypts, all decrypt. Never shown.
+	GossipKeys  []string     `json:"gossip_keys"`  // AES-256, as identity.Key encodes them; the first encrypts, all decrypt. Never shown.
 	Founded     time.Time    `json:"founded"`
 }
 
@@ -159,7 +159,7 @@ const (
 // Ticket is the one-time right of one machine to become a node. The secret is never here.
 type Ticket struct {
 	ID      string      `json:"id"`
-	Hash    []byte      `json:"hash"` // SHA-256 of the secret
+	Hash    string      `json:"hash"` // SHA-256 of the secret, hex
 	Machine MAC         `json:"machine"`
 	Install string      `json:"install"`
 	Segment string      `json:"segment"`
@@ -167,7 +167,7 @@ type Ticket struct {
 	State   TicketState `json:"state"`
 	Expires time.Time   `json:"expires"`
 	Node    NodeID      `json:"node,omitempty"` // who redeemed it
-	Key     []byte      `json:"key,omitempty"`  // SHA-256 of that node's public key
+	Key     string      `json:"key,omitempty"`  // hex SHA-256 of that node's public key
 }
 
 // Profile is what to install.

@@ -1,0 +1,281 @@
+// Package peer is the API between nodes: HTTP over mutual TLS on the peer port (ALPN offshoot-peer), and the one request
+// that a stranger with a ticket may make (offshoot-join). Client and server stand side by side, so that a change of one is
+// seen in the other. It carries words, decides nothing, and refuses whoever the TLS layer has not verified. Only node
+// imports it.
+package peer
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"offshoot/node/status"
+	"offshoot/swarm"
+)
+
+// Bounds of requests and answers, bytes. The largest request is a command with an inventory.
+const (
+	maxRequest = 2 << 20
+	maxAnswer  = 16 << 20
+)
+
+// callTime bounds one call. Commands wait for a quorum's disks.
+const callTime = 10 * time.Second
+
+// Service answers the calls of other nodes; node implements it. from is the verified caller. Methods are called from many
+// goroutines.
+type Service interface {
+	// Propose applies a command if this node leads; ErrNotLeader else.
+	Propose(ctx context.Context, from swarm.NodeID, command []byte) ([]byte, error)
+	// Redeem answers a redeem request that another node received, if this node leads.
+	Redeem(ctx context.Context, request []byte) ([]byte, error)
+	// RenewDuty says whether the caller may go on with the duty on a segment in a term. nil is yes.
+	RenewDuty(ctx context.Context, from swarm.NodeID, segment string, term uint64) error
+	// RenewCertificate signs the caller's certificate request, if this node leads.
+	RenewCertificate(ctx context.Context, from swarm.NodeID, csr []byte) ([]byte, error)
+	// Authority takes the CA's key, which only the leader may bring.
+	Authority(ctx context.Context, from swarm.NodeID, key []byte) error
+	// Applied is the index of the last command that this node has applied.
+	Applied() uint64
+	// Traces are what this node remembers of a machine's packets and requests.
+	Traces(mac swarm.MAC) []status.Trace
+}
+
+// Errors that keep their meaning across the wire.
+var (
+	// ErrNotLeader: ask the leader; the answer may be another node by now.
+	ErrNotLeader = errors.New("this node does not lead the ledger")
+	// ErrRefused: the node understood and said no; asking again does not help.
+	ErrRefused = errors.New("refused")
+)
+
+// Handler serves the peer API. who names the verified node behind a connection. artifacts serves bytes by digest.
+func Handler(s Service, who func(tls.ConnectionState) (swarm.NodeID, error), artifacts http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	route := func(pattern string, do func(ctx context.Context, from swarm.NodeID, r *http.Request, body []byte) ([]byte, error)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			from, err := caller(who, r)
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusForbidden)
+				return
+			}
+			body, err := readAll(r.Body, maxRequest)
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
+				return
+			}
+			answer, err := do(r.Context(), from, r, body)
+			reply(w, answer, err)
+		})
+	}
+	route("POST /v1/propose", func(ctx context.Context, from swarm.NodeID, _ *http.Request, body []byte) ([]byte, error) {
+		return s.Propose(ctx, from, body)
+	})
+	route("POST /v1/redeem", func(ctx context.Context, _ swarm.NodeID, _ *http.Request, body []byte) ([]byte, error) {
+		return s.Redeem(ctx, body)
+	})
+	route("POST /v1/duty", func(ctx context.Context, from swarm.NodeID, _ *http.Request, body []byte) ([]byte, error) {
+		var d duty
+		if err := json.Unmarshal(body, &d); err != nil {
+			return nil, fmt.Errorf("duty renewal: %w: %w", ErrRefused, err)
+		}
+		return nil, s.RenewDuty(ctx, from, d.Segment, d.Term)
+	})
+	route("POST /v1/certificate", func(ctx context.Context, from swarm.NodeID, _ *http.Request, body []byte) ([]byte, error) {
+		return s.RenewCertificate(ctx, from, body)
+	})
+	route("PUT /v1/authority", func(ctx context.Context, from swarm.NodeID, _ *http.Request, body []byte) ([]byte, error) {
+		return nil, s.Authority(ctx, from, body)
+	})
+	route("GET /v1/applied", func(context.Context, swarm.NodeID, *http.Request, []byte) ([]byte, error) {
+		return json.Marshal(s.Applied())
+	})
+	route("GET /v1/traces/{mac}", func(_ context.Context, _ swarm.NodeID, r *http.Request, _ []byte) ([]byte, error) {
+		mac, err := swarm.ParseMAC(r.PathValue("mac"))
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+		}
+		return json.Marshal(s.Traces(mac))
+	})
+	mux.HandleFunc("/v1/artifact/", func(w http.ResponseWriter, r *http.Request) {
+		if _, err := caller(who, r); err != nil {
+			http.Error(w, err.Error(), http.StatusForbidden)
+			return
+		}
+		artifacts.ServeHTTP(w, r)
+	})
+	return mux
+}
+
+// JoinHandler serves strangers: only the redeeming of a ticket. redeem passes the request on to the leader.
+func JoinHandler(redeem func(ctx context.Context, request []byte) ([]byte, error), max int64) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/redeem", func(w http.ResponseWriter, r *http.Request) {
+		body, err := readAll(r.Body, max)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
+			return
+		}
+		answer, err := redeem(r.Context(), body)
+		reply(w, answer, err)
+	})
+	return mux
+}
+
+// NewServer bounds what a caller can hold open.
+func NewServer(h http.Handler) *http.Server {
+	return &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
+}
+
+type duty struct {
+	Segment string `json:"segment"`
+	Term    uint64 `json:"term"`
+}
+
+func caller(who func(tls.ConnectionState) (swarm.NodeID, error), r *http.Request) (swarm.NodeID, error) {
+	if r.TLS == nil {
+		return "", errors.New("no TLS")
+	}
+	return who(*r.TLS)
+}
+
+func reply(w http.ResponseWriter, answer []byte, err error) {
+	switch {
+	case err == nil:
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(answer) // the caller has gone: nothing to be done
+	case errors.Is(err, ErrNotLeader):
+		http.Error(w, err.Error(), http.StatusMisdirectedRequest)
+	case errors.Is(err, ErrRefused):
+		http.Error(w, err.Error(), http.StatusForbidden)
+	default:
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	}
+}
+
+func readAll(r io.Reader, max int64) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, max+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > max {
+		return nil, fmt.Errorf("more than %d bytes", max)
+	}
+	return data, nil
+}
+
+// Client calls other nodes. It is safe for concurrent use and keeps connections.
+type Client struct{ http *http.Client }
+
+// NewClient makes one. dial connects to a node's peer port and returns after the TLS handshake.
+func NewClient(dial func(ctx context.Context, addr string) (net.Conn, error)) *Client {
+	return &Client{&http.Client{Transport: &http.Transport{
+		DialTLSContext:        func(ctx context.Context, _, addr string) (net.Conn, error) { return dial(ctx, addr) },
+		MaxIdleConnsPerHost:   4,
+		IdleConnTimeout:       time.Minute,
+		ResponseHeaderTimeout: 30 * time.Second,
+	}}}
+}
+
+// HTTP is the client that artifacts are fetched with: no bound on the whole transfer.
+func (c *Client) HTTP() *http.Client { return c.http }
+
+// Close ends the idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Propose ships a command to the leader at addr and returns its result.
+func (c *Client) Propose(ctx context.Context, addr string, command []byte) ([]byte, error) {
+	return c.call(ctx, addr, "POST", "/v1/propose", command)
+}
+
+// Redeem passes a redeem request on to the leader.
+func (c *Client) Redeem(ctx context.Context, addr string, request []byte) ([]byte, error) {
+	return c.call(ctx, addr, "POST", "/v1/redeem", request)
+}
+
+// RenewDuty asks the leader whether a duty goes on.
+func (c *Client) RenewDuty(ctx context.Context, addr, segment string, term uint64) error {
+	body, err := json.Marshal(duty{segment, term})
+	if err != nil {
+		return err
+	}
+	_, err = c.call(ctx, addr, "POST", "/v1/duty", body)
+	return err
+}
+
+// RenewCertificate has the leader sign a certificate request.
+func (c *Client) RenewCertificate(ctx context.Context, addr string, csr []byte) ([]byte, error) {
+	return c.call(ctx, addr, "POST", "/v1/certificate", csr)
+}
+
+// Authority brings the CA's key to a node that is to vote.
+func (c *Client) Authority(ctx context.Context, addr string, key []byte) error {
+	_, err := c.call(ctx, addr, "PUT", "/v1/authority", key)
+	return err
+}
+
+// Applied asks how far a node's copy of the ledger is.
+func (c *Client) Applied(ctx context.Context, addr string) (uint64, error) {
+	data, err := c.call(ctx, addr, "GET", "/v1/applied", nil)
+	if err != nil {
+		return 0, err
+	}
+	var index uint64
+	return index, json.Unmarshal(data, &index)
+}
+
+// Traces asks what a node remembers of a machine.
+func (c *Client) Traces(ctx context.Context, addr string, mac swarm.MAC) ([]status.Trace, error) {
+	data, err := c.call(ctx, addr, "GET", "/v1/traces/"+string(mac), nil)
+	if err != nil {
+		return nil, err
+	}
+	var out []status.Trace
+	return out, json.Unmarshal(data, &out)
+}
+
+func (c *Client) call(ctx context.Context, addr, method, path string, body []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, "https://"+addr+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("call %s%s: %w", addr, path, err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("call %s%s: %w", addr, path, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	return Answer(resp)
+}
+
+// Answer reads a response of the peer API or of the join door, and gives errors their meaning back.
+func Answer(resp *http.Response) ([]byte, error) {
+	data, err := readAll(resp.Body, maxAnswer)
+	if err != nil {
+		return nil, fmt.Errorf("read answer: %w", err)
+	}
+	text := string(bytes.TrimSpace(data))
+	switch resp.StatusCode {
+	case http.StatusOK:
+		return data, nil
+	case http.StatusMisdirectedRequest:
+		return nil, ErrNotLeader
+	case http.StatusForbidden:
+		return nil, &refused{text}
+	}
+	return nil, fmt.Errorf("answer %s: %s", resp.Status, text)
+}
+
+// refused carries the other side's words, which say refused themselves.
+type refused struct{ text string }
+
+func (r *refused) Error() string { return r.text }
+func (r *refused) Unwrap() error { return ErrRefused }

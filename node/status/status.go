@@ -1,0 +1,100 @@
+// Package status is the status document: the contract between daemon, terminal, page and scenarios. It is a leaf: it holds
+// types and the words for their states, imports nothing of ours, and everybody may import it.
+package status
+
+import "time"
+
+// Status is what one node knows of the whole swarm.
+type Status struct {
+	Swarm    string    `json:"swarm"`
+	Pin      string    `json:"pin"` // "sha256:…": what a joining node checks
+	Version  string    `json:"version"`
+	Time     time.Time `json:"time"`
+	Asked    string    `json:"asked"`  // name of the node that answers
+	Leader   string    `json:"leader"` // name of the node that leads the ledger, empty: none known
+	Quorum   bool      `json:"quorum"` // decisions can be written down
+	Problems []Problem `json:"problems"`
+	Nodes    []Node    `json:"nodes"`
+	Segments []Segment `json:"segments"`
+	Machines []Machine `json:"machines"`
+}
+
+// Problem is something that a person should act on, with the next step.
+type Problem struct {
+	What string `json:"what"`
+	Next string `json:"next"`
+}
+
+// What a node can be.
+const (
+	NodeAlive   = "alive"   // gossip reaches it
+	NodeJoining = "joining" // it redeemed its ticket, gossip does not see it yet
+	NodeGone    = "gone"    // it was here and does not answer
+	NodeLeft    = "left"    // it said good-bye
+)
+
+// Node is a member of the swarm.
+type Node struct {
+	ID         string    `json:"id"`
+	Name       string    `json:"name"`
+	MAC        string    `json:"mac,omitempty"`
+	State      string    `json:"state"` // alive, joining, gone, left
+	Role       string    `json:"role"`  // leader, voter, learner, none
+	Durable    bool      `json:"durable"`
+	Warm       bool      `json:"warm"`
+	Address    string    `json:"address"`
+	Version    string    `json:"version"`
+	Duties     []string  `json:"duties"` // ids of segments
+	Quarantine string    `json:"quarantine,omitempty"`
+	Joined     time.Time `json:"joined"`
+}
+
+// Segment is one layer-2 broadcast domain.
+type Segment struct {
+	ID      string    `json:"id"`
+	Network string    `json:"network"` // CIDR
+	Holder  string    `json:"holder"`  // name of the node on duty, empty: nobody
+	Term    uint64    `json:"term"`
+	Since   time.Time `json:"since"`
+	Next    string    `json:"next,omitempty"` // name of the node that duty is being handed to
+	Nodes   []string  `json:"nodes"`          // names of the nodes that proved to be on it
+	Leases  int       `json:"leases"`         // bindings that are alive
+	Blocked string    `json:"blocked,omitempty"`
+}
+
+// Machine is a computer seen on a segment, or named by an operator.
+type Machine struct {
+	MAC      string    `json:"mac"`
+	Name     string    `json:"name"`
+	State    string    `json:"state"` // known, armed, installing, installed, held
+	Reason   string    `json:"reason,omitempty"`
+	Segment  string    `json:"segment,omitempty"`
+	Address  string    `json:"address,omitempty"`
+	Profile  string    `json:"profile,omitempty"`
+	Phase    string    `json:"phase,omitempty"`
+	Text     string    `json:"text,omitempty"`
+	Percent  int       `json:"percent"`
+	Node     string    `json:"node,omitempty"` // id of the node that it became
+	LastSeen time.Time `json:"last_seen,omitzero"`
+	Timeline []Event   `json:"timeline,omitempty"` // only when one machine is asked for
+}
+
+// Event is a line of a timeline.
+type Event struct {
+	Time time.Time `json:"time"`
+	Node string    `json:"node"` // name of the node that saw it
+	Kind string    `json:"kind"`
+	Text string    `json:"text"`
+	Warn bool      `json:"warn,omitempty"`
+}
+
+// Trace is one packet or request of a machine, with our answer or the reason for silence.
+type Trace struct {
+	Time   time.Time `json:"time"`
+	Node   string    `json:"node"`
+	MAC    string    `json:"mac"`
+	Proto  string    `json:"proto"` // dhcp, tftp, http
+	What   string    `json:"what"`
+	Answer string    `json:"answer,omitempty"`
+	Reason string    `json:"reason,omitempty"` // of silence or refusal
+}
