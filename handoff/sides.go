@@ -61,17 +61,17 @@ func Give(ctx context.Context, g Giver, segment string, term uint64) error {
 type Leaver interface {
 	// HandOverDuties returns when this node holds none.
 	HandOverDuties(ctx context.Context) error
-	// GiveUpVote returns when this node neither leads nor votes.
-	GiveUpVote(ctx context.Context) error
 	// SayGoodbye writes into the ledger that this node has left.
 	SayGoodbye(ctx context.Context) error
+	// GiveUpVote returns when this node neither leads nor votes, or nobody else could.
+	GiveUpVote(ctx context.Context) error
 }
 
 // Leave is the plan of a node that leaves for good.
 func Leave(dir string, l Leaver, log *slog.Logger) Plan {
 	return Plan{Path: filepath.Join(dir, "leave.json"), Logger: log, Steps: []Step{
 		{"hand-over-duties", l.HandOverDuties},
-		{"give-up-vote", l.GiveUpVote},
 		{"say-goodbye", l.SayGoodbye},
+		{"give-up-vote", l.GiveUpVote},
 	}}
 }

@@ -13,8 +13,8 @@ import (
 // commandVersion is written into every command; a node that meets a higher one stops loudly instead of guessing.
 const commandVersion = 1
 
-// maxCommand bounds an encoded command, bytes. The largest carries a machine's inventory.
-const maxCommand = 1 << 20
+// maxCommand bounds an encoded command, bytes, as the ledger does. The largest carries a machine's inventory.
+const maxCommand = 256 << 10
 
 // Command is one decision to be written down. ID makes a retry harmless: the second Apply of an ID returns the first
 // one's result.

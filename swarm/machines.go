@@ -169,7 +169,8 @@ type ReportInstall struct {
 	Phase     string `json:"phase"`
 	Text      string `json:"text"`
 	Percent   int    `json:"percent"`
-	Final     bool   `json:"final"` // the agent gives up and waits
+	Final     bool   `json:"final"`          // the agent gives up and waits
+	UUID      string `json:"uuid,omitempty"` // SMBIOS, with the inventory
 	Inventory []byte `json:"inventory,omitempty"`
 }
 
@@ -198,7 +199,7 @@ func (o ReportInstall) apply(c *change) (any, error) {
 	}
 	m.Phase, m.Text, m.Percent, m.LastSeen = o.Phase, o.Text, o.Percent, c.Time
 	if o.Inventory != nil {
-		m.Inventory = o.Inventory
+		m.Inventory, m.UUID = o.Inventory, firstOf(o.UUID, m.UUID)
 	}
 	if o.Phase == PhaseInstalled {
 		m.State = MachineInstalled
@@ -223,8 +224,9 @@ type MintTicket struct {
 }
 
 func (o MintTicket) apply(c *change) (any, error) {
-	if _, err := c.onDuty(o.Segment); err != nil {
-		return nil, err
+	// Not only the holder: an installation that began with one node ends with it, wherever the duty has gone since.
+	if n, err := c.node(c.By); err != nil || !n.Eligible() {
+		return nil, refuse(ErrConflict, "node %s may not mint tickets", c.By)
 	}
 	m, err := c.machine(o.MAC)
 	if err != nil {

@@ -62,9 +62,9 @@ func Assign(v View, s Segment, l Liveness) Op {
 	}
 	if l.Expired(s) {
 		others := func(id NodeID) bool { return id != s.Duty.Holder && l.Alive(id) }
-		best, found := bestCandidate(v, s, others)
+		best, found := Heir(v, s, others)
 		if !found {
-			best, found = bestCandidate(v, s, l.Alive)
+			best, found = Heir(v, s, l.Alive)
 		}
 		if !found {
 			return nil
@@ -78,15 +78,15 @@ func Assign(v View, s Segment, l Liveness) Op {
 		return nil
 	}
 	holder, _ := v.Node(s.Duty.Holder)
-	best, found := bestCandidate(v, s, l.Alive)
+	best, found := Heir(v, s, l.Alive)
 	if found && holder.Ephemeral && !best.Ephemeral && best.Warm {
 		return OfferDuty{Segment: s.ID, Term: s.Duty.Term, To: best.ID}
 	}
 	return nil
 }
 
-// bestCandidate picks among the live nodes that proved to be on the segment.
-func bestCandidate(v View, s Segment, alive func(NodeID) bool) (Node, bool) {
+// Heir is the node that should hold duty on a segment, chosen among those that alive admits and that proved to be on it.
+func Heir(v View, s Segment, alive func(NodeID) bool) (Node, bool) {
 	var candidates []Node
 	load := map[NodeID]int{}
 	for _, other := range v.Segments() {
@@ -95,7 +95,7 @@ func bestCandidate(v View, s Segment, alive func(NodeID) bool) (Node, bool) {
 		}
 	}
 	for _, n := range v.Nodes() {
-		if p, on := n.On(s.ID); on && p.Link && n.Eligible() && alive(n.ID) {
+		if p, on := n.On(s.ID); on && p.Link && p.Address.IsValid() && n.Eligible() && alive(n.ID) {
 			candidates = append(candidates, n)
 		}
 	}

@@ -42,8 +42,8 @@ type Service interface {
 	RenewCertificate(ctx context.Context, from swarm.NodeID, csr []byte) ([]byte, error)
 	// Authority takes the CA's key, which only the leader may bring.
 	Authority(ctx context.Context, from swarm.NodeID, key []byte) error
-	// Applied is the index of the last command that this node has applied.
-	Applied() uint64
+	// Pulse is what this node's ledger says of itself, as JSON.
+	Pulse() ([]byte, error)
 	// Traces are what this node remembers of a machine's packets and requests.
 	Traces(mac swarm.MAC) []status.Trace
 }
@@ -94,9 +94,7 @@ func Handler(s Service, who func(tls.ConnectionState) (swarm.NodeID, error), art
 	route("PUT /v1/authority", func(ctx context.Context, from swarm.NodeID, _ *http.Request, body []byte) ([]byte, error) {
 		return nil, s.Authority(ctx, from, body)
 	})
-	route("GET /v1/applied", func(context.Context, swarm.NodeID, *http.Request, []byte) ([]byte, error) {
-		return json.Marshal(s.Applied())
-	})
+	route("GET /v1/pulse", func(context.Context, swarm.NodeID, *http.Request, []byte) ([]byte, error) { return s.Pulse() })
 	route("GET /v1/traces/{mac}", func(_ context.Context, _ swarm.NodeID, r *http.Request, _ []byte) ([]byte, error) {
 		mac, err := swarm.ParseMAC(r.PathValue("mac"))
 		if err != nil {
@@ -221,14 +219,9 @@ func (c *Client) Authority(ctx context.Context, addr string, key []byte) error {
 	return err
 }
 
-// Applied asks how far a node's copy of the ledger is.
-func (c *Client) Applied(ctx context.Context, addr string) (uint64, error) {
-	data, err := c.call(ctx, addr, "GET", "/v1/applied", nil)
-	if err != nil {
-		return 0, err
-	}
-	var index uint64
-	return index, json.Unmarshal(data, &index)
+// Pulse asks how far a node's copy of the ledger is.
+func (c *Client) Pulse(ctx context.Context, addr string) ([]byte, error) {
+	return c.call(ctx, addr, "GET", "/v1/pulse", nil)
 }
 
 // Traces asks what a node remembers of a machine.

@@ -1,0 +1,133 @@
+# Everything a person or a CI machine does with this tree. `make help` lists it.
+# A fresh Debian 12 with git, make and Go is enough: the rest is installed by `make deps`, which says what it installs.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+# Go is often unpacked into /usr/local/go without being in PATH (always so under sudo).
+GO := $(shell command -v go || ls /usr/local/go/bin/go 2>/dev/null || echo go-not-found)
+ifneq ($(filter /%,$(GO)),)
+export PATH := $(patsubst %/,%,$(dir $(GO))):$(PATH)
+endif
+# dhclient, perfdhcp, mkfs and their like live where a plain user's PATH does not look.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+export CGO_ENABLED := 0
+export OFFSHOOT_BIN := $(CURDIR)/bin/offshoot
+export OFFSHOOT_IMAGE := $(CURDIR)/build/debian13-demo.raw.zst
+# Logs, captures and disks of scenarios that failed are kept here (docs/testing.md).
+export OFFSHOOT_KEEP := $(CURDIR)/build/failed
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+IPXE_DIR := node/internal/boot/ipxe
+IPXE := $(addprefix $(IPXE_DIR)/,undionly.kpxe ipxe.efi snponly.efi)
+LINTER := build/tools/golangci-lint
+# The linter and vet read the tagged tests too, or nobody would.
+TAGS := wire,metal,full
+SOURCES = $(wildcard cmd e2e handoff node swarm)
+# The packages that hold tests of a tier: those with a test file that is built with its tag only.
+tagged = $(sort $(addprefix ./,$(dir $(shell grep -rlE --include='*_test.go' '^//go:build .*\b$(1)\b' $(SOURCES)))))
+GOTEST := go run .ci/gotest.go
+
+.PHONY: help
+help: ## show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
+
+.PHONY: build
+build: $(IPXE) ## the static binary bin/offshoot, with the iPXE programs of Debian inside
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/offshoot ./cmd/offshoot
+	@ls -l bin/offshoot | awk '{printf "bin/offshoot %s, %.1f MB\n", "$(VERSION)", $$5/1e6}'
+
+.PHONY: check
+check: build format lint ## what must hold before every commit: format, tidy, vet, lint, fast tests
+	$(GOTEST) -title rules ./...
+
+.PHONY: format
+format: ## gofmt, go mod tidy and go vet have nothing to say
+	@bad=$$(gofmt -l $(SOURCES) .ci/*.go); if [ -n "$$bad" ]; then echo "gofmt -w these:" $$bad; exit 1; fi
+	go mod tidy -diff
+	go vet -tags $(TAGS) ./...
+	go vet .ci/gotest.go
+
+.PHONY: lint
+lint: $(LINTER) $(IPXE) ## golangci-lint, pinned in .ci/tools, told in .golangci.yml
+	$(LINTER) run --build-tags $(TAGS) ./...
+
+.PHONY: test
+test: ## everything CI promises: check, wire and metal, with the set-up of a fresh machine (as root)
+	.ci/deps build wire metal
+	@# One shell, so that the summary closes the output however this ends.
+	@rm -rf build/test; trap '$(GOTEST) -summary' EXIT; \
+	$(MAKE) check; $(MAKE) wire-tier; $(MAKE) image; $(MAKE) metal-tier
+
+.PHONY: test-wire
+test-wire: ## the wire tier alone: namespaces, foreign DHCP, TFTP and HTTP clients (as root)
+	.ci/deps build wire
+	$(MAKE) build wire-tier
+
+.PHONY: test-metal
+test-metal: ## the metal tier alone: virtual machines from bare disk to member (as root)
+	.ci/deps build wire metal
+	$(MAKE) build image metal-tier
+
+.PHONY: test-metal-full
+test-metal-full: ## the metal tier, and one machine through OVMF (UEFI)
+	.ci/deps build wire metal
+	$(MAKE) build image
+	$(GOTEST) -title metal-full -live -tags metal,full -p 1 -timeout 90m -count 1 $(call tagged,metal|full)
+
+.PHONY: wire-tier
+wire-tier:
+	$(if $(call tagged,wire),$(GOTEST) -title wire -tags wire -p 1 -timeout 10m -count 1 $(call tagged,wire),@echo "no wire tests")
+
+.PHONY: metal-tier
+metal-tier:
+	$(if $(call tagged,metal),$(GOTEST) -title metal -live -tags metal -p 1 -timeout 25m -count 1 $(call tagged,metal),@echo "no metal tests")
+
+.PHONY: race
+race: $(IPXE) ## the fast tests under the race detector (needs gcc)
+	CGO_ENABLED=1 $(GOTEST) -title race -race ./...
+
+.PHONY: demo
+demo: ## a throwaway lab on this machine: seed, m1, m2, m3, from bare disks to a swarm (as root)
+	.ci/deps build wire metal
+	$(MAKE) build image
+	go run ./e2e/demo
+
+.PHONY: bench
+bench: ## the figures of the project, measured here and now (as root)
+	.ci/deps build wire metal
+	$(MAKE) build image
+	go run ./e2e/bench
+
+.PHONY: fuzz
+fuzz: $(IPXE) ## every fuzz target for a minute (FUZZTIME=10m for longer)
+	.ci/fuzz $(or $(FUZZTIME),60s)
+
+.PHONY: deps
+deps: ## install the Debian packages that all tiers need, saying which (as root; else say what is missing)
+	.ci/deps build wire metal
+
+.PHONY: image
+image: $(OFFSHOOT_IMAGE) ## the golden image of the demo and the metal tier
+
+# Not rebuilt with every new binary: an image of Debian does not depend on ours. `make clean` drops it.
+$(OFFSHOOT_IMAGE): | build
+	@mkdir -p $(@D)
+	bin/offshoot image build debian:13 --kernel linux-image-cloud-amd64 -o $@
+
+$(IPXE) &:
+	.ci/ipxe $(IPXE_DIR)
+
+$(LINTER): .ci/tools/go.mod .ci/tools/go.sum
+	@echo "building golangci-lint (once; about three minutes on two cores)"
+	@mkdir -p $(@D)
+	go -C .ci/tools build -trimpath -o $(CURDIR)/$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.PHONY: clean
+clean: ## remove everything that make has made
+	rm -rf bin build $(IPXE)

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"offshoot/node/status"
+	"offshoot/swarm"
+)
+
+// table writes rows of cells, aligned.
+func table(w io.Writer, head string, rows [][]string) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	if _, err := fmt.Fprintln(t, strings.ReplaceAll(head, " ", "\t")); err != nil {
+		return err
+	}
+	for _, row := range rows {
+		for i, cell := range row {
+			row[i] = cmp.Or(cell, "-")
+		}
+		if _, err := fmt.Fprintln(t, strings.Join(row, "\t")); err != nil {
+			return err
+		}
+	}
+	return t.Flush()
+}
+
+func printStatus(w io.Writer, s status.Status) error {
+	for _, p := range s.Problems {
+		if _, err := fmt.Fprintf(w, "PROBLEM  %s\n   next: %s\n", p.What, p.Next); err != nil {
+			return err
+		}
+	}
+	quorum := "can decide"
+	if !s.Quorum {
+		quorum = "CANNOT DECIDE (no quorum)"
+	}
+	if _, err := fmt.Fprintf(w, "swarm %s, led by %s, %s; asked %s, offshoot %s\n\n", s.Swarm, cmp.Or(s.Leader, "nobody"), quorum, s.Asked, s.Version); err != nil {
+		return err
+	}
+	if err := printNodes(w, s); err != nil {
+		return err
+	}
+	var rows [][]string
+	for _, g := range s.Segments {
+		holder := g.Holder
+		if g.Blocked != "" {
+			holder = "BLOCKED"
+		} else if g.Next != "" {
+			holder += " → " + g.Next
+		}
+		rows = append(rows, []string{g.ID, g.Network, holder, fmt.Sprint(g.Term), since(g.Since, s.Time), strings.Join(g.Nodes, ","), fmt.Sprint(g.Leases)})
+	}
+	if _, err := fmt.Fprintln(w); err != nil {
+		return err
+	}
+	if err := table(w, "SEGMENT NETWORK DUTY TERM FOR NODES LEASES", rows); err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintln(w); err != nil {
+		return err
+	}
+	return printMachines(w, s)
+}
+
+func printNodes(w io.Writer, s status.Status) error {
+	var rows [][]string
+	for _, n := range s.Nodes {
+		kind := "durable"
+		if !n.Durable {
+			kind = "seed"
+		}
+		warm := "cold"
+		if n.Warm {
+			warm = "warm"
+		}
+		rows = append(rows, []string{n.Name, n.State, kind, n.Role, strings.Join(n.Duties, ","), warm, n.Address, since(n.Joined, s.Time)})
+	}
+	return table(w, "NODE STATE KIND LEDGER DUTY ARTIFACTS ADDRESS AGE", rows)
+}
+
+func printMachines(w io.Writer, s status.Status) error {
+	var rows [][]string
+	for _, m := range s.Machines {
+		doing := ""
+		switch {
+		case m.Reason != "":
+			doing = m.Reason
+		case m.State == string(swarm.MachineInstalling) && m.Phase == "image":
+			doing = fmt.Sprintf("image %d %%", m.Percent)
+		case m.State == string(swarm.MachineInstalling):
+			doing = m.Phase
+		}
+		rows = append(rows, []string{m.Name, m.MAC, m.State, doing, m.Segment, m.Address, m.Profile})
+	}
+	return table(w, "MACHINE MAC STATE DOING SEGMENT ADDRESS PROFILE", rows)
+}
+
+func printMachine(w io.Writer, m status.Machine) error {
+	if err := printMachines(w, status.Status{Machines: []status.Machine{m}}); err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintln(w); err != nil {
+		return err
+	}
+	return printTimeline(w, m.Timeline)
+}
+
+// printTimeline shows each event with the time since the first one.
+func printTimeline(w io.Writer, events []status.Event) error {
+	var rows [][]string
+	for _, e := range events {
+		mark := ""
+		if e.Warn {
+			mark = "!"
+		}
+		rows = append(rows, []string{e.Time.Local().Format(time.TimeOnly), fmt.Sprintf("+%.1fs", e.Time.Sub(events[0].Time).Seconds()), e.Node, mark + e.Kind, e.Text})
+	}
+	return table(w, "TIME AFTER SEEN-BY EVENT WHAT", rows)
+}
+
+func printTraces(w io.Writer, mac swarm.MAC, traces []status.Trace) error {
+	if len(traces) == 0 {
+		_, err := fmt.Fprintf(w, "No node has heard from %s since it started: check cable, port, boot order, and that the machine boots from this port.\n", mac)
+		return err
+	}
+	var rows [][]string
+	for _, t := range traces {
+		answer := t.Answer
+		switch {
+		case answer == "":
+			answer = "silence: " + t.Reason
+		case t.Reason != "":
+			answer += " (" + t.Reason + ")"
+		}
+		rows = append(rows, []string{t.Time.Local().Format("15:04:05.000"), t.Node, t.Proto, t.What, answer})
+	}
+	return table(w, "TIME NODE BY WHAT ANSWER", rows)
+}

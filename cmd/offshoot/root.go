@@ -1,0 +1,112 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+
+	"github.com/spf13/cobra"
+
+	"offshoot/node"
+)
+
+const defaultDataDir = "/var/lib/offshoot"
+
+// settings are the flags that every command has.
+type settings struct {
+	dataDir   string
+	verbose   bool
+	logFormat string
+}
+
+func (s *settings) client() *node.Client { return node.NewClient(s.dataDir) }
+
+// logger writes to stderr: warnings, or with -v everything that the machine notes in its diary.
+func (s *settings) logger() (*slog.Logger, error) {
+	o := &slog.HandlerOptions{Level: slog.LevelWarn}
+	if s.verbose {
+		o.Level = slog.LevelDebug
+	}
+	switch s.logFormat {
+	case "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, o)), nil
+	case "json":
+		if !s.verbose {
+			o.Level = slog.LevelInfo // who reads JSON wants the diary
+		}
+		return slog.New(slog.NewJSONHandler(os.Stderr, o)), nil
+	}
+	return nil, usage("--log-format %q: want text or json", s.logFormat)
+}
+
+func newRoot() *cobra.Command {
+	s := &settings{}
+	root := &cobra.Command{
+		Use:   "offshoot",
+		Short: "Install machines over the network; the installed machines install the next ones",
+		Long: `offshoot turns a spare Ethernet port into a place where bare machines install themselves.
+Each installed machine runs this same program, joins the swarm, takes over the segment that it
+was installed from, and opens new ones on its other ports. The first machine can then be unplugged.
+
+  offshoot image build debian:13 -o debian13.raw.zst      make something to install
+  sudo offshoot seed --interface eth1 --image debian13.raw.zst
+  offshoot swarm status                                   on any node: who is there, who does what, what is wrong
+
+Nothing is written to a machine that was not armed, and no address is given on a network that
+somebody else serves.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	dataDir := os.Getenv("OFFSHOOT_DATA_DIR")
+	if dataDir == "" {
+		dataDir = defaultDataDir
+	}
+	flags := root.PersistentFlags()
+	flags.StringVar(&s.dataDir, "data-dir", dataDir, "where this node keeps its identity, ledger and artifacts (or OFFSHOOT_DATA_DIR)")
+	flags.BoolVarP(&s.verbose, "verbose", "v", false, "log everything that happens to stderr")
+	flags.StringVar(&s.logFormat, "log-format", "text", "how to log: text or json")
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usage("%w; see: %s --help", err, c.CommandPath())
+	})
+	root.AddCommand(newSeed(s), newNode(s), newImage(), newSwarm(s), newStatus(s), newMachine(s), newAgent(s), newVersion())
+	return root
+}
+
+// exactly holds a command to its arguments and says in words which are wanted.
+func exactly(words ...string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		switch {
+		case len(args) < len(words):
+			return usage("%s: %s is missing; see: %s --help", c.CommandPath(), words[len(args)], c.CommandPath())
+		case len(args) > len(words):
+			return usage("%s: %q is one argument too many; see: %s --help", c.CommandPath(), args[len(words)], c.CommandPath())
+		}
+		return nil
+	}
+}
+
+// group is a command that only holds others.
+func group(use, short string, children ...*cobra.Command) *cobra.Command {
+	g := &cobra.Command{
+		Use: use, Short: short,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usage("%s has no command %q; see: %s --help", c.CommandPath(), args[0], c.CommandPath())
+			}
+			return c.Help()
+		},
+	}
+	g.AddCommand(children...)
+	return g
+}
+
+func newVersion() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version of this program", Args: exactly(),
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Printf("offshoot %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return err
+		},
+	}
+}

@@ -1,0 +1,256 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/GehirnInc/crypt"
+	_ "github.com/GehirnInc/crypt/sha512_crypt" // registers crypt.SHA512
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"offshoot/node"
+)
+
+type seedFlags struct {
+	iface, network, within, image, kernel, modules, disk, passwordHash, sshKey, expand, name, kernelArgs string
+	voters                                                                                               int
+	autoApprove                                                                                          bool
+}
+
+func newSeed(s *settings) *cobra.Command {
+	f := &seedFlags{}
+	c := &cobra.Command{
+		Use:   "seed",
+		Short: "Found a swarm on this machine and install the machines on one of its ports",
+		Long: `seed founds a swarm and serves one segment: DHCP, TFTP, HTTP boot and the disk image. A machine
+that boots from the network there is installed if it is armed (offshoot machine arm MAC) or if
+--auto-approve arms every machine that shows itself. When an installed machine has joined, it takes
+over, and this one can be unplugged.
+
+Started again on the same data directory, seed goes on where it was; --image is needed only the
+first time. Ctrl-C hands everything over first; a second Ctrl-C leaves at once.`,
+		Example: `  sudo offshoot seed --interface eth1 --image debian13.raw.zst
+  sudo offshoot seed --image debian13.raw.zst --ssh-key ~/.ssh/id_ed25519.pub --auto-approve`,
+		Args: exactly(),
+		RunE: func(c *cobra.Command, _ []string) error { return f.run(c.Context(), s) },
+	}
+	fl := c.Flags()
+	fl.StringVarP(&f.iface, "interface", "i", "", "Ethernet port to serve (default: the one with link, no address and no default route)")
+	fl.StringVar(&f.network, "network", "", "our address on the segment, with the length of its network (default 192.168.42.1/24)")
+	fl.StringVar(&f.within, "range", "", "where further segments are cut from (default 10.42.0.0/16)")
+	fl.StringVar(&f.image, "image", "", "disk image to install: raw, raw.zst, raw.xz or qcow2")
+	fl.StringVar(&f.kernel, "live-kernel", "", "kernel of the network-boot environment (default: the one inside the image)")
+	fl.StringVar(&f.modules, "live-modules", "", "its module tree …/lib/modules/VERSION")
+	fl.StringVar(&f.kernelArgs, "live-args", "console=tty0 console=ttyS0,115200", "kernel arguments of the network-boot environment")
+	fl.StringVar(&f.disk, "disk", "", "disk to install to: /dev/NAME, serial=…, wwn=…, size>=…, smallest (default: the only one that is not removable)")
+	fl.StringVar(&f.passwordHash, "password-hash", "", "crypt(5) hash of the new machines' root password; FILE with a leading @")
+	fl.StringVar(&f.sshKey, "ssh-key", "", "file with public keys that may log in as root on new machines")
+	fl.BoolVar(&f.autoApprove, "auto-approve", false, "arm every machine that shows itself, once")
+	fl.StringVar(&f.expand, "expand", "auto", "open segments on other ports of installed nodes: auto or never")
+	fl.IntVar(&f.voters, "voters", node.DefaultVoters, "how many nodes at most vote on the ledger; odd")
+	fl.StringVar(&f.name, "name", "", "name of this node (default: the host name)")
+	return c
+}
+
+func (f *seedFlags) run(ctx context.Context, s *settings) error {
+	seed := &node.Seed{
+		Interface: f.iface, Image: f.image, Kernel: f.kernel, Modules: f.modules, Disk: f.disk, KernelArgs: f.kernelArgs, Voters: f.voters,
+		AutoApprove: f.autoApprove, Expand: f.expand == "auto",
+	}
+	var err error
+	if f.network != "" {
+		if seed.Network, err = node.ParseNetwork(f.network); err != nil {
+			return usage("--network: %w", err)
+		}
+	}
+	if f.within != "" {
+		if seed.Range, err = node.ParseRange(f.within); err != nil {
+			return usage("--range: %w", err)
+		}
+	}
+	switch {
+	case f.expand != "auto" && f.expand != "never":
+		return usage("--expand %q: want auto or never", f.expand)
+	case f.voters < 1 || f.voters%2 == 0:
+		return usage("--voters %d: want an odd number, so that no half of them can be stuck", f.voters)
+	case (f.kernel == "") != (f.modules == ""):
+		return usage("--live-kernel and --live-modules belong together")
+	}
+	if f.image != "" {
+		if _, err := os.Stat(f.image); err != nil {
+			return usage("--image: %w", err)
+		}
+		if err := f.access(seed); err != nil {
+			return err
+		}
+	}
+	log, err := s.logger()
+	if err != nil {
+		return err
+	}
+	n, err := node.New(node.Options{DataDir: s.dataDir, Seed: seed, Name: f.name, Version: version, Logger: log, Say: say})
+	if err != nil {
+		return err
+	}
+	return runNode(ctx, n)
+}
+
+// access finds out how people get into the new machines: somebody must be able to.
+func (f *seedFlags) access(seed *node.Seed) error {
+	if f.sshKey != "" {
+		data, err := os.ReadFile(f.sshKey)
+		if err != nil {
+			return usage("--ssh-key: %w", err)
+		}
+		for line := range strings.Lines(string(data)) {
+			if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
+				seed.SSHKeys = append(seed.SSHKeys, line)
+			}
+		}
+	}
+	seed.RootHash = f.passwordHash
+	if path, ok := strings.CutPrefix(f.passwordHash, "@"); ok {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return usage("--password-hash: %w", err)
+		}
+		seed.RootHash = strings.TrimSpace(string(data))
+	}
+	if seed.RootHash != "" && !strings.HasPrefix(seed.RootHash, "$") {
+		return usage("--password-hash: this is not a crypt(5) hash; make one with: openssl passwd -6")
+	}
+	if seed.RootHash != "" || len(seed.SSHKeys) > 0 {
+		return nil
+	}
+	if !term.IsTerminal(int(os.Stdin.Fd())) {
+		return usage("nobody could log in to the new machines: give --ssh-key FILE or --password-hash HASH, or run this on a terminal to be asked")
+	}
+	hash, err := askPassword()
+	seed.RootHash = hash
+	return err
+}
+
+// askPassword returns the SHA-512 crypt hash of a password that was typed twice. The password itself is kept nowhere.
+func askPassword() (string, error) {
+	ask := func(prompt string) ([]byte, error) {
+		_, _ = fmt.Fprint(os.Stderr, prompt)
+		p, err := term.ReadPassword(int(os.Stdin.Fd()))
+		say("")
+		return p, err
+	}
+	first, err := ask("root password of new machines: ")
+	if err != nil {
+		return "", fmt.Errorf("read the password: %w", err)
+	}
+	if len(first) == 0 {
+		return "", usage("an empty password is none; give --ssh-key FILE if nobody shall log in with one")
+	}
+	second, err := ask("once more: ")
+	if err != nil {
+		return "", fmt.Errorf("read the password: %w", err)
+	}
+	if string(first) != string(second) {
+		return "", usage("the two passwords differ")
+	}
+	hash, err := crypt.SHA512.New().Generate(first, nil)
+	if err != nil {
+		return "", fmt.Errorf("hash the password: %w", err)
+	}
+	return hash, nil
+}
+
+// runNode runs a node until it ends. The first signal hands everything over, the second one leaves at once.
+func runNode(ctx context.Context, n *node.Node) error {
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- n.Run(running) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	again, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
+	if !n.Ephemeral() {
+		stop() // an installed machine that restarts comes back: its duties pass by themselves if it does not
+		return <-ended
+	}
+	say("stopping  handing everything over; Ctrl-C again leaves at once")
+	leaving, giveUp := context.WithCancel(again)
+	defer giveUp()
+	left := make(chan error, 1)
+	go func() { left <- n.Leave(leaving) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-again.Done():
+	case err := <-left:
+		if err == nil {
+			say("stopped   everything is handed over")
+			stop()
+			return <-ended
+		}
+		say("stopping  " + err.Error())
+		say("          the swarm stays in its data directory: started again, this node goes on. Ctrl-C leaves now")
+		select {
+		case err := <-ended:
+			return err
+		case <-again.Done():
+		}
+	}
+	stop()
+	return <-ended
+}
+
+func newNode(s *settings) *cobra.Command {
+	return &cobra.Command{
+		Use:   "node",
+		Short: "Run an installed machine as a node (its systemd unit does)",
+		Long: `node is what the unit offshoot.service runs on every machine that offshoot installed. On the first
+boot it redeems the ticket that the installation left, joins the swarm, and gets ready to take over;
+later it resumes by itself, even when no other node is there.`,
+		Args: exactly(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			log, err := s.logger()
+			if err != nil {
+				return err
+			}
+			n, err := node.New(node.Options{DataDir: s.dataDir, Version: version, Logger: log, Say: say})
+			if err != nil {
+				return err
+			}
+			return runNode(c.Context(), n)
+		},
+	}
+}
+
+func newAgent(s *settings) *cobra.Command {
+	var o node.AgentOptions
+	c := &cobra.Command{
+		Use: "agent", Hidden: true, Args: exactly(),
+		Short: "Install one disk as the network-boot environment does, as an ordinary process",
+		RunE: func(c *cobra.Command, _ []string) error {
+			log, err := s.logger()
+			if err != nil {
+				return err
+			}
+			err = node.Install(c.Context(), o, log)
+			if errors.Is(err, fs.ErrNotExist) {
+				return usage("%w", err)
+			}
+			return err
+		},
+	}
+	c.Flags().StringVar(&o.URL, "url", "", "boot address of this machine, http://ADDRESS:7480/b/NONCE")
+	c.Flags().StringVar(&o.Disk, "disk", "", "the one disk that exists: a device, or a file of a disk's size")
+	c.Flags().StringVar(&o.Dir, "scratch", "", "directory for mount points (default: the system's temporary one)")
+	return c
+}

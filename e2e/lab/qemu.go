@@ -1,0 +1,150 @@
+package lab
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+)
+
+// Firmware is what a machine runs first.
+type Firmware string
+
+// BIOS is SeaBIOS with QEMU's iPXE as the boot port's option ROM. UEFI is OVMF with its own PXE client, no iPXE in it.
+const (
+	BIOS Firmware = "bios"
+	UEFI Firmware = "uefi"
+)
+
+// MachineSpec is the hardware of a machine. The zero value of every field but Networks is useful.
+type MachineSpec struct {
+	Networks []*Network // one virtio port each, in this order
+	BootPort int        // the one port, as index into Networks, that the firmware boots from before the disk; -1: none
+	Memory   int        // MiB; 0 means 1024
+	CPUs     int        // 0 means 1
+	Disk     int64      // bytes of the empty disk made on the first Start; 0 without Base means no disk
+	Base     string     // image file (qcow2 or raw) that the disk starts as a copy-on-write copy of
+	Firmware Firmware   // "" means BIOS
+
+	// Direct boot, for tests of what runs in a machine and not of how it gets there: with Kernel set, firmware starts this
+	// kernel and looks at neither network nor disk.
+	Kernel, Initrd, Append string
+}
+
+func (s MachineSpec) withDefaults() (MachineSpec, error) {
+	if s.Memory == 0 {
+		s.Memory = 1024
+	}
+	if s.CPUs == 0 {
+		s.CPUs = 1
+	}
+	if s.Firmware == "" {
+		s.Firmware = BIOS
+	}
+	switch {
+	case s.Firmware != BIOS && s.Firmware != UEFI:
+		return s, fmt.Errorf("firmware %q: want %s or %s", s.Firmware, BIOS, UEFI)
+	case s.BootPort < -1 || s.BootPort > 0 && s.BootPort >= len(s.Networks):
+		return s, fmt.Errorf("boot port %d: the machine has %d", s.BootPort, len(s.Networks))
+	case s.Memory < 0 || s.CPUs < 0 || s.Disk < 0:
+		return s, fmt.Errorf("memory %d MiB, %d CPUs, disk %d bytes: none may be negative", s.Memory, s.CPUs, s.Disk)
+	case s.Kernel == "" && (s.Initrd != "" || s.Append != ""):
+		return s, fmt.Errorf("initrd and append need a kernel")
+	}
+	return s, nil
+}
+
+func (s MachineSpec) hasDisk() bool { return s.Disk > 0 || s.Base != "" }
+
+// nic is one port as QEMU sees it.
+type nic struct {
+	tap string
+	mac net.HardwareAddr
+}
+
+// files are the paths that a machine uses.
+type files struct {
+	disk, console, vars string
+}
+
+// arguments is the whole command line after the program's name. QEMU starts paused (-S), its monitor on stdio.
+func (s MachineSpec) arguments(name string, kvm bool, f files, nics []nic) []string {
+	args := []string{
+		"-name", name, "-nodefaults", "-no-user-config", "-S", "-display", "none",
+		// Without graphics SeaBIOS and iPXE speak on the serial line, so the log shows the firmware as well; but without a
+		// VGA adapter SeaBIOS 1.16 runs no option ROM at all, so no network boot.
+		"-machine", "q35,graphics=off", "-device", "VGA", "-m", strconv.Itoa(s.Memory), "-smp", strconv.Itoa(s.CPUs),
+		"-chardev", "stdio,id=qmp,signal=off", "-mon", "chardev=qmp,mode=control",
+		"-chardev", "file,id=console,append=on,path=" + escape(f.console), "-serial", "chardev:console",
+		"-rtc", "base=utc",
+		// OVMF without a random number generator has no network (its DHCP wants random bytes).
+		"-device", "virtio-rng-pci",
+	}
+	args = append(args, acceleration(kvm)...)
+	// A machine without anything to boot from tries again after a second, as servers do, instead of halting.
+	args = append(args, "-boot", "menu=off,reboot-timeout=1000")
+	if s.Firmware == UEFI {
+		args = append(args,
+			"-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+ovmfCode,
+			"-drive", "if=pflash,format=raw,unit=1,file="+escape(f.vars),
+			// Without this OVMF tries IPv6 PXE in full time-outs before it goes on.
+			"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n")
+	}
+	for i, n := range nics {
+		boots := s.Kernel == "" && i == s.BootPort
+		device := fmt.Sprintf("virtio-net-pci,id=nic%d,netdev=net%d,mac=%s", i, i, n.mac)
+		if boots {
+			device += ",bootindex=1"
+		}
+		// The boot port of a BIOS machine has QEMU's default ROM, unnamed: only a default ROM gets the port's PCI ids written
+		// into it (hw/pci/pci.c, pci_patch_ids), and SeaBIOS skips a ROM with others, such as the same file by name.
+		// Everywhere else no ROM: SeaBIOS skips the port, OVMF uses its own driver.
+		if !boots || s.Firmware != BIOS {
+			device += ",romfile="
+		}
+		args = append(args, "-netdev", fmt.Sprintf("tap,id=net%d,ifname=%s,script=no,downscript=no", i, n.tap), "-device", device)
+	}
+	if s.hasDisk() {
+		// cache=unsafe: nobody needs the disk after a crash of this computer. A killed QEMU still loses nothing that the
+		// guest had flushed (block/io.c, bdrv_co_flush: flushed to the OS, not to the medium).
+		args = append(args,
+			"-drive", "if=none,id=disk0,format=qcow2,cache=unsafe,discard=unmap,file="+escape(f.disk),
+			"-device", "virtio-blk-pci,drive=disk0,bootindex=2,serial="+name+"-disk0")
+	}
+	if s.Kernel != "" {
+		args = append(args, "-kernel", s.Kernel, "-append", s.Append)
+	}
+	if s.Initrd != "" {
+		args = append(args, "-initrd", s.Initrd)
+	}
+	return args
+}
+
+// tcgCPU is what boots Debian 13's cloud kernel 6.12 to its login prompt reliably under QEMU 7.2's TCG:
+//
+//   - Without CMPXCHG16B, which the kernel's allocator uses where it can. The traces showed EFLAGS full of garbage after that
+//     instruction (trap flag: a debug exception in kmalloc; nested task: a protection fault on IRET). With it, seven of
+//     eleven boots panicked or hung, whatever the machine type, number of CPUs or threads; without it, none of thirteen.
+//     Price: it is no x86-64-v2, on which the RHEL family insists.
+//   - SSE and AES, which TLS wants, but no AVX: TCG is not faster with it (a P-256 signature takes 0.8 ms, with -cpu max
+//     1.3 ms; AES-GCM 14 and 12 MB/s). To boot, all models cost the same within the noise: 43 to 55 s of processor time
+//     to the login prompt. One CPU or two made no difference either, so a machine has one by default.
+const tcgCPU = "qemu64,-cx16,+ssse3,+sse4.1,+sse4.2,+popcnt,+aes,+pclmulqdq"
+
+func acceleration(kvm bool) []string {
+	if kvm {
+		return []string{"-accel", "kvm", "-cpu", "host"}
+	}
+	return []string{"-accel", "tcg,thread=multi,tb-size=512", "-cpu", tcgCPU}
+}
+
+// escape doubles the commas of a path inside a QEMU option.
+func escape(path string) string {
+	var out []byte
+	for i := range len(path) {
+		if path[i] == ',' {
+			out = append(out, ',')
+		}
+		out = append(out, path[i])
+	}
+	return string(out)
+}

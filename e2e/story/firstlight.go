@@ -1,0 +1,223 @@
+package story
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"offshoot/e2e/lab"
+	"offshoot/node/status"
+)
+
+// Bounds of one act of the story: without hardware virtualisation on two cores it takes three to four minutes.
+const actTime = 10 * time.Minute
+
+// Report is what the story ends with.
+type Report struct {
+	Status    string            // the table, as m2 printed it
+	Final     status.Status     // the same as a document
+	Timelines map[string]string // by machine, as m1 printed them
+	PowerOn   map[string]time.Time
+	Machines  map[string]status.Machine // with their timelines
+}
+
+// firstLight is the story while it is told.
+type firstLight struct {
+	*World
+	firmware lab.Firmware
+	machines map[string]*lab.Machine
+	report   Report
+	m1, m2   *Shell
+}
+
+// FirstLight tells the main job from end to end: a bare machine is installed from the seed, becomes a node, takes over its
+// segment, and installs the next ones.
+func FirstLight(ctx context.Context, w *World) (Report, error) {
+	f := &firstLight{World: w, firmware: lab.BIOS, machines: map[string]*lab.Machine{}}
+	f.report = Report{Timelines: map[string]string{}, PowerOn: map[string]time.Time{}, Machines: map[string]status.Machine{}}
+	for _, act := range []struct {
+		title string
+		play  func(context.Context) error
+	}{
+		{"1  the seed founds a swarm and serves lan0", f.found},
+		{"2  bare machine m1 is installed by the seed and takes over lan0", f.first},
+		{"3  m1 opens lan1, and bare machine m2 is installed by m1", f.second},
+		{"4  the seed is killed; bare machine m3 is installed by m1", f.third},
+	} {
+		w.Say("%s", act.title)
+		bounded, cancel := context.WithTimeout(ctx, actTime)
+		err := act.play(bounded)
+		cancel()
+		if err != nil {
+			return f.report, fmt.Errorf("act %s: %w", act.title, err)
+		}
+	}
+	return f.report, f.curtain(ctx)
+}
+
+// power makes a bare machine, names it, and switches it on.
+func (f *firstLight) power(ctx context.Context, name string, via func(ctx context.Context, args ...string) (string, error), networks ...*lab.Network) error {
+	m, err := f.Lab.Machine(name, lab.MachineSpec{Networks: networks, Disk: 4 << 30, CPUs: 2, Firmware: f.firmware})
+	if err != nil {
+		return err
+	}
+	f.machines[name] = m
+	if out, err := via(ctx, "machine", "name", m.MAC(0).String(), name); err != nil {
+		return fmt.Errorf("name %s: %w: %s", name, err, out)
+	}
+	f.report.PowerOn[name] = time.Now()
+	f.Say("%-4s  power on (%s, empty disk)", name, m.MAC(0))
+	return m.Start(ctx)
+}
+
+func (f *firstLight) found(ctx context.Context) error {
+	if _, err := f.StartSeed(ctx, "--auto-approve"); err != nil {
+		return err
+	}
+	_, err := f.Until(ctx, f.seed, "the seed serves lan0", func(s status.Status) string {
+		if len(s.Segments) != 1 || s.Segments[0].Holder != "seed" || !s.Quorum || len(s.Nodes) != 1 || !s.Nodes[0].Warm {
+			return "no segment held by a warm seed"
+		}
+		return ""
+	})
+	return err
+}
+
+func (f *firstLight) first(ctx context.Context) error {
+	if err := f.power(ctx, "m1", f.seed.Offshoot, f.Lan0, f.Lan1); err != nil {
+		return err
+	}
+	s, err := f.Until(ctx, f.seed, "m1 is the voter and holds lan0", func(s status.Status) string {
+		switch n := node(s, "m1"); {
+		case n.State != status.NodeAlive:
+			return "m1 is not a living node"
+		case s.Leader != "m1" || n.Role != "leader":
+			return "m1 does not lead the ledger"
+		case voters(s) != 1:
+			return fmt.Sprintf("%d voters", voters(s))
+		case !slices.Contains(n.Duties, "s1"):
+			return "m1 does not hold lan0"
+		}
+		return ""
+	})
+	if err != nil {
+		return err
+	}
+	f.m1, err = f.Login(ctx, "m1", machine(s, "m1").Address)
+	return err
+}
+
+func (f *firstLight) second(ctx context.Context) error {
+	_, err := f.Until(ctx, f.m1, "m1 has opened lan1", func(s status.Status) string {
+		if len(s.Segments) != 2 || s.Segments[1].Holder != "m1" {
+			return "no second segment"
+		}
+		return ""
+	})
+	if err != nil {
+		return err
+	}
+	if err := f.power(ctx, "m2", f.onM1, f.Lan1); err != nil {
+		return err
+	}
+	s, err := f.Until(ctx, f.m1, "m2 is a warm node", func(s status.Status) string { return wantWarm(s, "m2") })
+	if err != nil {
+		return err
+	}
+	f.m2, err = f.Login(ctx, "m2", machine(s, "m2").Address)
+	return err
+}
+
+func (f *firstLight) third(ctx context.Context) error {
+	f.seed.Kill()
+	f.Say("seed  killed")
+	if err := f.power(ctx, "m3", f.onM1, f.Lan0); err != nil {
+		return err
+	}
+	_, err := f.Until(ctx, f.m2, "m3 is a warm node and the seed is gone", func(s status.Status) string {
+		if missing := wantWarm(s, "m3"); missing != "" {
+			return missing
+		}
+		if state := node(s, "seed").State; state != status.NodeGone {
+			return "the seed is " + state
+		}
+		if voters(s) != 3 {
+			return fmt.Sprintf("%d voters", voters(s))
+		}
+		return ""
+	})
+	return err
+}
+
+// curtain collects what the operator sees at the end.
+func (f *firstLight) curtain(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if f.report.Final, err = f.m2.Status(ctx); err != nil {
+		return err
+	}
+	if f.report.Status, err = f.m2.Run(ctx, "offshoot swarm status"); err != nil {
+		return err
+	}
+	for name, m := range f.machines {
+		mac := m.MAC(0).String()
+		if f.report.Timelines[name], err = f.onM1(ctx, "machine", "show", mac); err != nil {
+			return err
+		}
+		out, err := f.onM1(ctx, "machine", "show", mac, "-o", "json")
+		if err != nil {
+			return err
+		}
+		var shown status.Machine
+		if err := decode(out, &shown); err != nil {
+			return err
+		}
+		f.report.Machines[name] = shown
+	}
+	return nil
+}
+
+// onM1 runs an offshoot command on m1.
+func (f *firstLight) onM1(ctx context.Context, args ...string) (string, error) {
+	return f.m1.Run(ctx, "offshoot "+strings.Join(args, " "))
+}
+
+func node(s status.Status, name string) status.Node {
+	for _, n := range s.Nodes {
+		if n.Name == name {
+			return n
+		}
+	}
+	return status.Node{State: "unknown"}
+}
+
+func machine(s status.Status, name string) status.Machine {
+	for _, m := range s.Machines {
+		if m.Name == name {
+			return m
+		}
+	}
+	return status.Machine{}
+}
+
+func voters(s status.Status) int {
+	count := 0
+	for _, n := range s.Nodes {
+		if n.Role == "leader" || n.Role == "voter" {
+			count++
+		}
+	}
+	return count
+}
+
+func wantWarm(s status.Status, name string) string {
+	if m := machine(s, name); m.State == "held" {
+		return name + " is held: " + m.Reason
+	}
+	if n := node(s, name); n.State != status.NodeAlive || !n.Warm {
+		return name + " is not a living, warm node"
+	}
+	return ""
+}

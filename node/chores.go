@@ -1,0 +1,217 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"offshoot/handoff"
+	"offshoot/swarm"
+	"offshoot/swarm/share"
+)
+
+func unmarshal(data []byte, into any) error {
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("read answer: %w", err)
+	}
+	return nil
+}
+
+// begin is what happens once everything runs: the founding command, the seed's profile, the rest of a handoff.
+func (s *services) begin(ctx context.Context) error {
+	if s.founding != nil {
+		if err := s.replica.decide(ctx, *s.founding); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("found the swarm: %w", err)
+		}
+	}
+	if s.node.o.Seed != nil {
+		if err := s.writeProfile(ctx); err != nil && ctx.Err() == nil {
+			return err
+		}
+		settings, _ := s.state.View().Settings()
+		s.node.o.Say("swarm     " + settings.Swarm + ", pin " + settings.Pin)
+		s.node.o.Say("ready     connect a machine and let it boot from the network")
+		return nil
+	}
+	take := handoff.Take(s.node.o.DataDir, s.taker, s.node.log)
+	if err := take.Execute(ctx); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("take the handoff to its end: %w", err)
+	}
+	if ctx.Err() == nil {
+		s.node.o.Say("ready     node " + s.memory.Name)
+	}
+	return nil
+}
+
+func (s *services) writeProfile(ctx context.Context) error {
+	if s.stocked.profile.Name == "" {
+		return nil
+	}
+	for _, a := range s.stocked.artifacts {
+		if have, ok := s.state.View().Artifact(a.Digest); ok && have == a {
+			continue
+		}
+		if err := s.replica.decide(ctx, swarm.PutArtifact{Artifact: a}); err != nil {
+			return fmt.Errorf("write artifact %s down: %w", a.Name, err)
+		}
+	}
+	have, ok := s.state.View().Profile(s.stocked.profile.Name)
+	if ok && sameProfile(have, s.stocked.profile) {
+		return nil
+	}
+	if err := s.replica.decide(ctx, swarm.PutProfile{Profile: s.stocked.profile, Default: true}); err != nil {
+		return fmt.Errorf("write profile %s down: %w", s.stocked.profile.Name, err)
+	}
+	return nil
+}
+
+func sameProfile(a, b swarm.Profile) bool {
+	keys := slices.Equal(a.SSHKeys, b.SSHKeys)
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return keys && errX == nil && errY == nil && string(x) == string(y)
+}
+
+// warmPause is the time between two attempts to fetch what is missing.
+const warmPause = 2 * time.Second
+
+// keepWarm fetches what the profiles need, now and whenever they change.
+func (s *services) keepWarm(ctx context.Context) error {
+	for {
+		changed := s.state.Changed()
+		missing := 0
+		view := s.state.View()
+		for _, digest := range view.Needs() {
+			a, ok := view.Artifact(digest)
+			if !ok {
+				missing++
+				continue
+			}
+			if err := s.fetch(ctx, a); err != nil {
+				missing++
+				s.node.log.Info("artifact is not here yet", "artifact", a.Name, "digest", a.Digest, "error", err)
+			}
+		}
+		_, arrived := view.Settings()
+		s.warm.Store(arrived && missing == 0 && len(view.Needs()) > 0)
+		var retry <-chan time.Time
+		if missing > 0 {
+			retry = time.After(warmPause)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case <-retry:
+		}
+	}
+}
+
+func (s *services) fetch(ctx context.Context, a swarm.Artifact) error {
+	digest, err := share.ParseDigest(a.Digest)
+	if err != nil {
+		return err
+	}
+	if s.share.Has(digest) {
+		return nil
+	}
+	started := time.Now()
+	if err := s.share.Fetch(ctx, digest, a.Size, nil); err != nil {
+		return err
+	}
+	s.node.log.Info("artifact fetched", "artifact", a.Name, "bytes", a.Size, "took", time.Since(started))
+	return nil
+}
+
+// fetcher gets artifacts from the nodes that are alive, those that are warm first.
+func (s *services) fetcher() *share.HTTP {
+	return share.NewHTTP(share.Options{
+		Store: s.store, Client: func(string) *http.Client { return s.client.HTTP() }, Logger: s.node.log.With("part", "share"),
+		Peers: func(share.Digest) []string {
+			var warm, cold []string
+			for _, n := range s.state.View().Nodes() {
+				switch {
+				case n.ID == s.memory.Node || n.Left || !s.alive(n.ID):
+				case n.Warm:
+					warm = append(warm, "https://"+n.Address)
+				default:
+					cold = append(cold, "https://"+n.Address)
+				}
+			}
+			return append(warm, cold...)
+		},
+	})
+}
+
+// renewPause is how often the certificate's age is looked at, and how soon a failed renewal is tried again.
+const renewPause = 10 * time.Minute
+
+// keepCertificate renews this node's certificate at half of its life.
+func (s *services) keepCertificate(ctx context.Context) error {
+	ticker := time.NewTicker(renewPause)
+	defer ticker.Stop()
+	for {
+		if s.identity.NeedsRenewal(time.Now()) {
+			if err := s.renewCertificate(ctx); err != nil && ctx.Err() == nil {
+				s.node.log.Warn("certificate is not renewed yet", "until", s.identity.NotAfter(), "error", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+func (s *services) renewCertificate(ctx context.Context) error {
+	csr, err := s.identity.CSR()
+	if err != nil {
+		return err
+	}
+	var cert []byte
+	if s.replica.ledger.IsLeader() {
+		cert, err = s.service.RenewCertificate(ctx, s.memory.Node, csr)
+	} else if _, leader, ok := s.replica.ledger.Leader(); ok {
+		cert, err = s.client.RenewCertificate(ctx, leader, csr)
+	} else {
+		err = errors.New("no leader is known")
+	}
+	if err != nil {
+		return err
+	}
+	return s.identity.Renew(cert)
+}
+
+// keepMemory writes down where the others are, and the gossip keys, so that this node finds them after a restart.
+func (s *services) keepMemory(ctx context.Context) error {
+	saved := s.memory
+	for {
+		changed := s.state.Changed()
+		m := saved
+		if settings, ok := s.state.View().Settings(); ok {
+			m.Keys = settings.GossipKeys
+		}
+		if others := s.gossipAddresses(); len(others) > 1 {
+			m.Members = others[1:]
+		}
+		if n, ok := s.state.View().Node(m.Node); ok {
+			m.Name = n.Name
+		}
+		if !slices.Equal(m.Keys, saved.Keys) || !slices.Equal(m.Members, saved.Members) || m.Name != saved.Name {
+			if err := m.save(s.node.o.DataDir); err != nil {
+				return err
+			}
+			saved = m
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
+}

@@ -1,0 +1,123 @@
+package node
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"offshoot/swarm"
+)
+
+// How long a duty lasts without a word from the leader. The holder counts from the moment when it asked, the leader from
+// the moment when it answered, which is later: so the holder has always stopped before the leader gives the duty away, and
+// the margin is for a leader whose own proof of office is as old as officeProof, and for clocks that run at different
+// speeds. Emulated and overloaded machines must be able to keep a duty.
+const (
+	dutyTTL     = 6 * time.Second
+	dutyMargin  = 3 * time.Second
+	dutyRenew   = 1500 * time.Millisecond
+	officeProof = 2 * time.Second
+)
+
+// uptime is the machine's own clock: it never jumps, and it goes on while a laptop sleeps, which Go's does not.
+func uptime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		panic(fmt.Sprintf("read CLOCK_BOOTTIME: %v", err)) // Linux 2.6.39 and later have it
+	}
+	return time.Duration(t.Nano())
+}
+
+// fence guards the right to answer on one segment in one term. It is safe for concurrent use.
+type fence struct {
+	clock func() time.Duration
+
+	mu     sync.Mutex
+	until  time.Duration
+	closed bool
+}
+
+func newFence(clock func() time.Duration) *fence { return &fence{clock: clock} }
+
+// renewed notes that the leader confirmed the duty, asked for at the given uptime.
+func (f *fence) renewed(asked time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.until = max(f.until, asked+dutyTTL)
+}
+
+// shut ends the right for good.
+func (f *fence) shut() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+}
+
+// standing says what the holder may do at this moment.
+func (f *fence) standing() standing {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.closed:
+		return standingNone
+	case f.clock() < f.until:
+		return standingFull
+	}
+	return standingStale
+}
+
+// standing is how much a holder may say on its segment.
+type standing int
+
+const (
+	standingNone  standing = iota // the duty is over
+	standingStale                 // nothing heard from the leader: only what is harmless
+	standingFull
+)
+
+// renewals is the leader's side: when each duty was last confirmed. It is rebuilt by every new leader, who gives every
+// holder a full period, because the leader before may have confirmed it at its last moment.
+type renewals struct {
+	clock func() time.Duration
+
+	mu    sync.Mutex
+	since time.Duration
+	last  map[uint64]time.Duration // by term, which is unique in the swarm
+}
+
+func newRenewals(clock func() time.Duration) *renewals {
+	return &renewals{clock: clock, since: clock(), last: map[uint64]time.Duration{}}
+}
+
+// confirm notes that the holder of a term was told that it may go on.
+func (r *renewals) confirm(term uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last[term] = r.clock()
+}
+
+// reset starts a new leadership.
+func (r *renewals) reset() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.since = r.clock()
+	r.last = map[uint64]time.Duration{}
+}
+
+// expired says whether the holder of a duty must have stopped by now. A term that was never confirmed here counts from
+// when it was first asked about.
+func (r *renewals) expired(s swarm.Segment) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s.Duty.Holder == "" {
+		return true
+	}
+	last, ok := r.last[s.Duty.Term]
+	if !ok {
+		last = r.clock()
+		r.last[s.Duty.Term] = last
+	}
+	return r.clock() >= max(last, r.since)+dutyTTL+dutyMargin
+}

@@ -1,0 +1,240 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"offshoot/handoff"
+	"offshoot/node/internal/image"
+	"offshoot/node/internal/live"
+	"offshoot/node/internal/segment"
+	"offshoot/swarm"
+	"offshoot/swarm/identity"
+	"offshoot/swarm/share"
+)
+
+// Seed is what `offshoot seed` adds to a node: how to found a swarm, and what its machines get. On a data directory that
+// holds a swarm it resumes; the profile is renewed then, the rest stays as it was founded.
+type Seed struct {
+	Interface   string       // "" chooses the one free port
+	Network     netip.Prefix // our own address with the length of the network; zero is 192.168.42.1/24
+	Range       netip.Prefix // further segments; zero is 10.42.0.0/16
+	Image       string       // path of the disk image, "" only when resuming
+	Kernel      string       // of the network-boot environment; "" takes those inside the image
+	Modules     string
+	RootHash    string
+	SSHKeys     []string
+	Disk        string
+	KernelArgs  string
+	Voters      int
+	AutoApprove bool
+	Expand      bool
+	Probe       segment.Schedule // zero: DefaultSchedule
+}
+
+// Defaults of a seed.
+var (
+	DefaultNetwork = netip.MustParsePrefix("192.168.42.1/24")
+	DefaultRange   = netip.MustParsePrefix("10.42.0.0/16")
+)
+
+// DefaultVoters is how many nodes at most vote on the ledger.
+const DefaultVoters = 5
+
+// ErrForeignDHCP: somebody else's DHCP server answers on the segment.
+var ErrForeignDHCP = errors.New("another DHCP server is on this segment")
+
+// linkTime is how long a port may take to get link after it was brought up.
+const linkTime = 10 * time.Second
+
+// stake chooses the port and takes the address. The undo journal takes both back when the seed stops.
+func (s Seed) stake(ctx context.Context, undo *segment.Journal, want swarm.MAC) (segment.Port, netip.Prefix, error) {
+	ports, err := segment.Ports()
+	if err != nil {
+		return segment.Port{}, netip.Prefix{}, err
+	}
+	network := s.Network
+	if !network.IsValid() {
+		network = DefaultNetwork
+	}
+	var port segment.Port
+	if want != "" && s.Interface == "" {
+		port, err = portByMAC(want)
+	} else {
+		port, err = segment.Choose(ports, s.Interface)
+	}
+	if err != nil {
+		return segment.Port{}, netip.Prefix{}, err
+	}
+	if !port.Up {
+		if _, err := undo.Raise(port); err != nil {
+			return port, network, err
+		}
+		bounded, cancel := context.WithTimeout(ctx, linkTime)
+		defer cancel()
+		if port, err = segment.AwaitLink(bounded, port.Name); err != nil {
+			return port, network, err
+		}
+	}
+	_, err = undo.Configure(port, network)
+	return port, network, err
+}
+
+// probe refuses a segment on which somebody else gives addresses.
+func (s Seed) probe(ctx context.Context, port segment.Port, prober segment.Prober) error {
+	prober.Schedule = s.Probe
+	servers, err := prober.Probe(ctx, port)
+	if err != nil {
+		return err
+	}
+	if len(servers) > 0 {
+		return fmt.Errorf("%w: %s on %s. Two would break that network: unplug it, or name another port with --interface",
+			ErrForeignDHCP, servers[0], port.Name)
+	}
+	return nil
+}
+
+// larder prepares what machines are installed with, and remembers what it learned of an image, so that the second start
+// is quick.
+type larder struct {
+	dir    string // <data-dir>/live
+	store  *share.Store
+	say    func(string)
+	binary string // path of this program
+}
+
+// known is what is remembered of an image.
+type known struct {
+	Format   string `json:"format"`
+	DiskSize int64  `json:"disk_size"`
+	Kernel   string `json:"kernel"`
+	Modules  string `json:"modules"`
+}
+
+// stock publishes image, network-boot environment and binary, and returns the profile made of them.
+func (l *larder) stock(ctx context.Context, s Seed) (swarm.Profile, []swarm.Artifact, error) {
+	p := swarm.Profile{Name: "default", Driver: "image", RootHash: s.RootHash, SSHKeys: s.SSHKeys, Disk: s.Disk, Args: s.KernelArgs}
+	var all []swarm.Artifact
+	publish := func(path, name, origin, verified string) (string, error) {
+		a, err := l.store.Publish(ctx, path)
+		if err != nil {
+			return "", err
+		}
+		all = append(all, swarm.Artifact{Digest: string(a.Digest), Size: a.Size, Name: name, Origin: origin, Verified: verified})
+		return string(a.Digest), nil
+	}
+	abs, err := filepath.Abs(s.Image)
+	if err != nil {
+		return p, nil, err
+	}
+	if p.Image, err = publish(abs, filepath.Base(abs), abs, "given by the operator"); err != nil {
+		return p, nil, err
+	}
+	k, err := l.learn(ctx, s, abs, p.Image)
+	if err != nil {
+		return p, nil, err
+	}
+	p.Format, p.DiskSize = k.Format, k.DiskSize
+	env, err := live.Build(ctx, live.Options{Kernel: k.Kernel, ModulesDir: k.Modules, Binary: l.binary, Out: l.dir})
+	if err != nil {
+		return p, nil, err
+	}
+	if p.Kernel, err = publish(env.KernelPath, "vmlinuz-"+env.Version, k.Kernel, "from the image"); err != nil {
+		return p, nil, err
+	}
+	if p.Initrd, err = publish(env.InitrdPath, "initrd-"+env.Version, "built here", "built here"); err != nil {
+		return p, nil, err
+	}
+	if p.Binary, err = publish(l.binary, "offshoot", "this program", "built here"); err != nil {
+		return p, nil, err
+	}
+	return p, all, nil
+}
+
+// learn inspects an image and takes its kernel out, once per image.
+func (l *larder) learn(ctx context.Context, s Seed, path, digest string) (known, error) {
+	var k known
+	record := filepath.Join(l.dir, digest+".json")
+	if data, err := os.ReadFile(record); err == nil && json.Unmarshal(data, &k) == nil && s.Kernel == "" {
+		if _, err := os.Stat(k.Kernel); err == nil {
+			return k, nil
+		}
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return k, fmt.Errorf("read what is known of the image: %w", err)
+	}
+	l.say("looking into " + filepath.Base(path))
+	info, err := image.Inspect(path)
+	if err != nil {
+		return k, err
+	}
+	if err := info.Bootable(); err != nil {
+		return k, fmt.Errorf("%s: %w", path, err)
+	}
+	k = known{Format: string(info.Format), DiskSize: info.DiskSize, Kernel: s.Kernel, Modules: s.Modules}
+	if s.Kernel != "" {
+		return k, nil // the operator's own: looked at every time
+	}
+	k.Kernel, k.Modules, err = image.ExtractKernel(ctx, path, filepath.Join(l.dir, digest))
+	if errors.Is(err, image.ErrNoKernel) || errors.Is(err, image.ErrNoRoot) {
+		l.say("the image holds no kernel of its own; machines boot the agent with this host's")
+		k.Kernel, k.Modules, err = live.HostKernel()
+	}
+	if err != nil {
+		return k, err
+	}
+	data, err := json.Marshal(k)
+	if err != nil {
+		return k, err
+	}
+	return k, handoff.WriteFile(record, data)
+}
+
+// found makes the swarm's identity: the authority, this node's certificate, and its memory.
+func (s Seed) found(dir string, id *identity.Identity, port segment.Port, address netip.Prefix, name string) (memory, swarm.Found, error) {
+	settings := swarm.Settings{
+		Swarm: swarm.NewID(), Range: s.Range, Voters: s.Voters, AutoApprove: s.AutoApprove, Expand: s.Expand, Profile: "default",
+		GossipKeys: []string{identity.NewGossipKey().Encode()},
+	}
+	if !settings.Range.IsValid() {
+		settings.Range = DefaultRange
+	}
+	if settings.Voters == 0 {
+		settings.Voters = DefaultVoters
+	}
+	ca, err := identity.NewCA(settings.Swarm, time.Now())
+	if err != nil {
+		return memory{}, swarm.Found{}, err
+	}
+	settings.CA, settings.Pin = string(ca.Certificate()), ca.Pin()
+	csr, err := id.CSR()
+	if err != nil {
+		return memory{}, swarm.Found{}, err
+	}
+	self := swarm.NewNodeID()
+	cert, serial, err := ca.IssueNode(csr, self, identity.RoleNode, time.Now())
+	if err != nil {
+		return memory{}, swarm.Found{}, err
+	}
+	if err := ca.Save(dir); err != nil {
+		return memory{}, swarm.Found{}, err
+	}
+	if err := id.Enroll(ca.Pin(), cert, ca.Certificate()); err != nil {
+		return memory{}, swarm.Found{}, err
+	}
+	m := memory{Swarm: settings.Swarm, Node: self, Name: name, Ephemeral: true, Port: port.MAC, Address: address, Keys: settings.GossipKeys}
+	return m, swarm.Found{
+		Settings: settings,
+		Network:  address.Masked(),
+		Node: swarm.Node{
+			ID: self, Name: name, Machine: "", Ephemeral: true, Address: netip.AddrPortFrom(address.Addr(), PeerPort).String(), Serial: serial,
+			Ports: []swarm.Port{{Name: port.Name, MAC: port.MAC, Link: true, Address: address}},
+		},
+	}, nil
+}

@@ -1,0 +1,127 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"strings"
+
+	"offshoot/node/internal/agent"
+	"offshoot/node/internal/api"
+	"offshoot/node/internal/image"
+	"offshoot/node/internal/segment"
+	"offshoot/swarm"
+)
+
+// Client asks the node that runs on a data directory.
+type Client = api.Client
+
+// NewClient makes a client of the node on this data directory.
+func NewClient(dataDir string) *Client { return api.NewClient(dataDir) }
+
+// ArmRequest says how a machine is armed.
+type ArmRequest = api.ArmRequest
+
+// Errors that a command line tells apart.
+var (
+	ErrUnreachable  = api.ErrUnreachable
+	ErrNoPort       = segment.ErrNoPort
+	ErrNoChoice     = segment.ErrNoChoice
+	ErrNoLink       = segment.ErrNoLink
+	ErrUnfit        = segment.ErrUnfit
+	ErrNetworkInUse = segment.ErrNetworkInUse
+	ErrRights       = segment.ErrRights
+	ErrImage        = image.ErrFormat
+)
+
+// ImageOptions say what BuildImage makes.
+type ImageOptions = image.Options
+
+// BuildImage makes a bootable golden disk image.
+func BuildImage(ctx context.Context, o ImageOptions) error { return image.Build(ctx, o) }
+
+// ParseNetwork reads the seed's own address with the length of its network; a network without a host address means its
+// first address.
+func ParseNetwork(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil || !p.Addr().Is4() || p.Bits() > 28 || p.Bits() < 8 {
+		return p, fmt.Errorf("%q is not an IPv4 network such as 192.168.42.1/24 (at least a /28, so that there is room for machines)", s)
+	}
+	if p.Masked() == p {
+		p = netip.PrefixFrom(p.Addr().Next(), p.Bits())
+	}
+	return p, nil
+}
+
+// ParseRange reads the range that further segments are cut from.
+func ParseRange(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil || !p.Addr().Is4() || p.Bits() > 24 || p.Masked() != p {
+		return p, fmt.Errorf("%q is not an IPv4 range such as 10.42.0.0/16 (segments are cut from it as /24)", s)
+	}
+	return p, nil
+}
+
+// progress tells an operator in one line what has become of each machine.
+func (s *services) progress(ctx context.Context) error {
+	told := map[swarm.MAC]string{}
+	for {
+		changed := s.state.Changed()
+		view := s.state.View()
+		for _, m := range view.Machines() {
+			if line := machineLine(view, m); line != told[m.MAC] && !m.FirstSeen.IsZero() {
+				told[m.MAC] = line
+				s.node.o.Say(line)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
+}
+
+func machineLine(view swarm.View, m swarm.Machine) string {
+	what := string(m.State)
+	switch {
+	case m.State == swarm.MachineHeld:
+		what = "held: " + m.Reason + " (offshoot machine why " + string(m.MAC) + ")"
+	case m.State == swarm.MachineInstalling && m.Phase != "":
+		what = "installing: " + m.Phase
+	case m.Node != "":
+		what = "joined as a node"
+		var duties []string
+		for _, s := range view.Segments() {
+			if s.Duty.Holder == m.Node {
+				duties = append(duties, s.ID)
+			}
+		}
+		if len(duties) > 0 {
+			what = "holds duty on " + strings.Join(duties, ", ")
+		}
+	}
+	return fmt.Sprintf("machine   %-12s %s  %s", m.Name, m.MAC, what)
+}
+
+// Agent is PID 1 of the network-booted environment; it never returns.
+func Agent(ctx context.Context) { agent.Main(ctx) }
+
+// AgentOptions say what Install works on.
+type AgentOptions struct {
+	URL  string // http://ADDRESS:7480/b/NONCE
+	Disk string // the one disk that exists: a device, or a file of a disk's size
+	Dir  string // for mount points
+}
+
+// Install carries out one installation as an ordinary process, without a restart at the end.
+func Install(ctx context.Context, o AgentOptions, log *slog.Logger) error {
+	return agent.Install(ctx, agent.Options{
+		URL: o.URL, Logger: log, Console: os.Stderr, System: agent.Process{Disk: o.Disk, Dir: o.Dir},
+	})
+}
+
+// Ephemeral says whether the node is a seed, which hands everything over before it stops.
+func (n *Node) Ephemeral() bool { return n.o.Seed != nil }

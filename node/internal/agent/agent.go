@@ -1,0 +1,189 @@
+// Package agent turns a machine into an installed one. It has two faces: Main is PID 1 of the network-booted environment, and
+// Install is the same installation as an ordinary process, on a disk that it is told.
+//
+// It refuses to write to a disk without an install config from the node that booted it, to choose between several disks, to
+// overwrite what it did not write itself unless the config says wipe, to leave a disk that boots before everything on it is
+// in place, and to restart the machine before that node has acknowledged. It decides nothing about the swarm and keeps
+// no secret: ticket and password hash go from the config to the disk and into no log.
+//
+// The commands may import it; it imports install and image. It runs no foreign program.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"offshoot/node/internal/install"
+)
+
+const (
+	attempts     = 3           // of one arming; then the machine is held
+	holdInterval = time.Minute // between two questions of a held machine
+	retryPause   = 5 * time.Second
+)
+
+// Options say what Install works on.
+type Options struct {
+	URL     string       // http://<address>:7480/b/<nonce>, without slash at the end
+	Logger  *slog.Logger // nil: discarded
+	Console io.Writer    // lines for people; nil: none
+	System  System
+	Hold    time.Duration // pause between two questions of a held machine; 0 is a minute
+}
+
+// System is the machine that is being installed. Its methods are called from one goroutine.
+type System interface {
+	// Inventory looks at the hardware. It may wait until devices that are still being found have settled.
+	Inventory(ctx context.Context) (install.Inventory, error)
+	// Need makes kernel features available by module name ("loop", "ext4"); one that is built in or already there is fine.
+	// What cannot be had shows when it is used.
+	Need(ctx context.Context, modules ...string)
+	// Scratch is a directory in which a mount point may be made.
+	Scratch() string
+}
+
+// Install fetches the config, carries it out, and returns nil once the node that serves it has acknowledged `installed`. It
+// does not give up: three failed attempts hold the machine, which then asks every Options.Hold whether it was armed again.
+// The only errors are those of the options, and ctx's.
+func Install(ctx context.Context, o Options) error {
+	if o.System == nil {
+		return errors.New("install: no system")
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Console == nil {
+		o.Console = io.Discard
+	}
+	if o.Hold <= 0 {
+		o.Hold = holdInterval
+	}
+	client, err := newClient(o.URL, o.Logger)
+	if err != nil {
+		return fmt.Errorf("install: %w", err)
+	}
+	defer client.close()
+	r := &run{o: o, client: client}
+	for {
+		done, err := r.arming(ctx)
+		if done || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		r.say("held: %v", err)
+		r.say("asking again every %v; on a node, see: offshoot machine show", o.Hold)
+		if err := pause(ctx, jitter(o.Hold)); err != nil {
+			return err
+		}
+	}
+}
+
+// run is one life of the agent.
+type run struct {
+	o      Options
+	client *client
+	told   bool // the event `agent` was sent
+}
+
+// arming carries out one config, in up to three attempts. done means installed and acknowledged.
+func (r *run) arming(ctx context.Context) (done bool, err error) {
+	cfg, err := r.client.config(ctx)
+	if err != nil {
+		return false, err
+	}
+	r.o.Logger.Info("config received", "config", cfg)
+	if !r.told {
+		r.say("installing %s, image %.12s", cfg.Hostname, cfg.Image.SHA256)
+		r.client.report(ctx, install.Event{Install: cfg.Install, Phase: install.PhaseAgent, Text: "agent runs"})
+		r.told = true
+	}
+	for n := 1; ; n++ {
+		err := r.attempt(ctx, cfg)
+		if err == nil {
+			return true, r.acknowledged(ctx, cfg)
+		}
+		if ctx.Err() != nil {
+			return false, ctx.Err()
+		}
+		final := n == attempts || permanent(err)
+		text := fmt.Sprintf("attempt %d of %d: %v", n, attempts, err)
+		r.say("failed, %s", text)
+		r.o.Logger.Error("installation failed", "attempt", n, "error", err)
+		r.client.report(ctx, install.Event{Install: cfg.Install, Phase: install.PhaseFailed, Failed: true, Final: final, Text: clip(text, 2000)})
+		if final {
+			return false, err
+		}
+		if err := pause(ctx, jitter(retryPause)); err != nil {
+			return false, err
+		}
+	}
+}
+
+// acknowledged sends `installed` until it is answered with 200: a machine that restarts unheard would be installed again.
+func (r *run) acknowledged(ctx context.Context, cfg install.Config) error {
+	ev := install.Event{Install: cfg.Install, Phase: install.PhaseInstalled, Percent: 100, Final: true, Text: "disk is ready"}
+	for wait := time.Second; ; wait = min(2*wait, 10*time.Second) {
+		err := r.client.post(ctx, ev)
+		if err == nil {
+			r.say("installed")
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		r.say("installed, but the node that serves us does not acknowledge: %v", err)
+		if err := pause(ctx, jitter(wait)); err != nil {
+			return err
+		}
+	}
+}
+
+// say prints one plain line for who stands before the machine.
+func (r *run) say(format string, args ...any) { say(r.o.Console, format, args...) }
+
+func say(w io.Writer, format string, args ...any) {
+	text := strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", "\nagent: ")
+	_, _ = fmt.Fprintf(w, "agent: %s\n", text) // a dead console must not stop an installation
+}
+
+// stepError names the step that failed, for console and timeline.
+type stepError struct {
+	step install.Phase
+	err  error
+	held bool // trying again cannot help
+}
+
+func (e *stepError) Error() string { return fmt.Sprintf("%s: %v", e.step, e.err) }
+func (e *stepError) Unwrap() error { return e.err }
+
+func permanent(err error) bool {
+	var s *stepError
+	return errors.As(err, &s) && s.held
+}
+
+// pause waits unless ctx ends first.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+// jitter spreads a rack of machines that failed together: d to 1.5 d.
+func jitter(d time.Duration) time.Duration { return d + rand.N(d/2+1) }
+
+func clip(s string, n int) string {
+	if len(s) > n {
+		return strings.ToValidUTF8(s[:n], "") + "…"
+	}
+	return s
+}

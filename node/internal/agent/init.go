@@ -1,0 +1,222 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"offshoot/node/internal/install"
+)
+
+const (
+	settleTime  = 1500 * time.Millisecond // without a new device the hardware counts as complete
+	settleLimit = 45 * time.Second        // RAID controllers take their time; a disk that comes later is not seen
+	afterCrash  = 15 * time.Second
+)
+
+// Main is PID 1 of the network-booted environment: drivers, network, Install, restart. It never returns, because the kernel
+// would panic: what goes wrong is printed, and tried again after a pause.
+func Main(ctx context.Context) {
+	console := openConsole()
+	say(console, "offshoot agent starts")
+	go reap()
+	for {
+		err := boot(ctx, console)
+		if err == nil {
+			restart(console)
+		}
+		say(console, "stopped: %v", err)
+		say(console, "starting over in %v", afterCrash)
+		_ = pause(context.Background(), afterCrash) // cannot fail: nothing ends this context
+	}
+}
+
+// boot is one life from bare kernel to a finished disk. A panic in it is one more error.
+func boot(ctx context.Context, console io.Writer) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+		}
+	}()
+	if err := mounts(); err != nil {
+		return err
+	}
+	line, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return err
+	}
+	url, mac, verbose, err := parseCmdline(string(line))
+	if err != nil {
+		return err
+	}
+	log := consoleLogger(console, verbose)
+	silenceIPv6(log)
+
+	ctx, cancel := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer cancel()
+	m, err := newMachine(log)
+	if err != nil {
+		return err
+	}
+	all.Go(func() { m.events.run(ctx, m.drivers.want) })
+	start := time.Now()
+	if err := m.drivers.coldplug(ctx, "/sys/devices"); err != nil {
+		return err
+	}
+	m.drivers.want("af_packet")
+	nic, err := bootNIC(ctx, mac, log)
+	if err != nil {
+		return err
+	}
+	address, err := acquire(ctx, nic)
+	if err != nil {
+		return err
+	}
+	defer address.close()
+	all.Go(func() { address.keep(ctx, log) })
+	say(console, "ready after %.1f s (%.1f s since the kernel started): %s has %s, serving node %s",
+		time.Since(start).Seconds(), uptime().Seconds(), nic.Attrs().Name, address.address(), url[:strings.LastIndex(url, "/")+1])
+	return Install(ctx, Options{URL: url, Logger: log, Console: console, System: m})
+}
+
+// machine is the System of PID 1.
+type machine struct {
+	events  *uevents
+	drivers *drivers
+}
+
+var _ System = (*machine)(nil)
+
+func newMachine(log *slog.Logger) (*machine, error) {
+	d, err := newDrivers(log)
+	if err != nil {
+		return nil, err
+	}
+	u, err := listenUevents()
+	if err != nil {
+		return nil, err
+	}
+	return &machine{events: u, drivers: d}, nil
+}
+
+// Inventory waits until no new devices appear: whether a disk is the only one can be said only then.
+func (m *machine) Inventory(ctx context.Context) (install.Inventory, error) {
+	deadline := time.Now().Add(settleLimit)
+	for {
+		inv, err := scan("/")
+		if err != nil {
+			return inv, err
+		}
+		quiet := m.events.quiet() >= settleTime && len(inv.Disks) > 0
+		if quiet || time.Now().After(deadline) {
+			return inv, nil
+		}
+		if err := pause(ctx, 200*time.Millisecond); err != nil {
+			return inv, err
+		}
+	}
+}
+
+// Need loads modules and waits for nothing: their device nodes are there when finit_module returns.
+func (m *machine) Need(_ context.Context, modules ...string) {
+	for _, name := range modules {
+		m.drivers.want(name)
+	}
+}
+
+// Scratch is /mnt of the initramfs.
+func (m *machine) Scratch() string { return "/mnt" }
+
+// mounts makes what a kernel alone does not. Done already is fine.
+func mounts() error {
+	for _, m := range []struct{ kind, dir, options string }{
+		{"proc", "/proc", ""}, {"sysfs", "/sys", ""}, {"devtmpfs", "/dev", "mode=0755"}, {"tmpfs", "/tmp", "mode=1777"},
+		{"tmpfs", "/run", "mode=0755"}, {"tmpfs", "/mnt", "mode=0700"},
+	} {
+		if err := os.MkdirAll(m.dir, 0o755); err != nil {
+			return err
+		}
+		if mounted(m.dir) {
+			continue
+		}
+		err := unix.Mount(m.kind, m.dir, m.kind, unix.MS_NOSUID, m.options)
+		if err != nil && !errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("mount %s on %s: %w", m.kind, m.dir, err)
+		}
+	}
+	return nil
+}
+
+// mounted compares devices: a mount point lies on another one than its parent.
+func mounted(dir string) bool {
+	var here, above unix.Stat_t
+	return unix.Stat(dir, &here) == nil && unix.Stat(filepath.Dir(dir), &above) == nil && here.Dev != above.Dev
+}
+
+// openConsole returns the consoles of the kernel command line; the kernel's own choice is what /dev/console means.
+func openConsole() io.Writer {
+	f, err := os.OpenFile("/dev/console", os.O_WRONLY|unix.O_NOCTTY, 0)
+	if errors.Is(err, fs.ErrNotExist) || err != nil {
+		return os.Stdout // the kernel opened it for us, or there is none
+	}
+	return f
+}
+
+// consoleLogger prints words for people: no times (the serial log of who reads has them), and no debug lines unless asked.
+func consoleLogger(w io.Writer, verbose bool) *slog.Logger {
+	level := slog.LevelWarn
+	if verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey && len(groups) == 0 {
+			return slog.Attr{}
+		}
+		return a
+	}}))
+}
+
+// reap collects children that the kernel gives to PID 1. We start none ourselves, so no one else waits for any.
+func reap() {
+	ch := make(chan os.Signal, 1)
+	signal.Notify(ch, unix.SIGCHLD)
+	for range ch {
+		for {
+			pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
+			if pid <= 0 || err != nil {
+				break
+			}
+		}
+	}
+}
+
+// restart ends this machine's time with us. It returns only if the kernel does not do it.
+func restart(console io.Writer) {
+	say(console, "restarting from disk")
+	unix.Sync()
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART); err != nil {
+		say(console, "restart: %v; please restart the machine", err)
+	}
+}
+
+func uptime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		return 0
+	}
+	return time.Duration(t.Nano())
+}

@@ -1,0 +1,109 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"offshoot/node/internal/image"
+)
+
+// withRoot mounts the root file system of a disk whose partition table the kernel cannot see yet, because it is written
+// last: through a loop device that covers just the partition. Everything is on stable storage when it returns nil.
+func withRoot(disk string, root image.Root, scratch string, use func(dir string) error) (err error) {
+	loop, err := attachLoop(disk, root)
+	if err != nil {
+		return fmt.Errorf("loop device on partition %d of %s: %w", root.Number, disk, err)
+	}
+	defer func() {
+		// Detached by the kernel when this, the last user, has closed it. Writes to it went to the disk's own cache.
+		err = errors.Join(err, loop.Sync(), loop.Close())
+	}()
+	dir, err := os.MkdirTemp(scratch, "offshoot-root-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Remove(dir)) }()
+	if err := mountRoot(loop.Name(), dir, root.FS); err != nil {
+		return err
+	}
+	defer func() {
+		syncErr := syncFS(dir)
+		err = errors.Join(err, syncErr, unix.Unmount(dir, 0))
+	}()
+	return use(dir)
+}
+
+// mountRoot mounts the tree in which /etc lies. On btrfs distributions put it into a subvolume, each under its own name.
+func mountRoot(device, dir, kind string) error {
+	options := []string{""}
+	switch kind {
+	case "btrfs":
+		options = []string{"", "subvol=root", "subvol=@", "subvol=@rootfs"}
+	case "xfs":
+		options = []string{"nouuid"} // another disk of this machine may have come from the same image
+	}
+	var last error
+	for _, o := range options {
+		if err := unix.Mount(device, dir, kind, unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, o); err != nil {
+			last = fmt.Errorf("mount root file system (%s): %w", kind, err)
+			continue
+		}
+		if st, err := os.Stat(filepath.Join(dir, "etc")); err == nil && st.IsDir() {
+			return nil
+		}
+		last = fmt.Errorf("the root file system (%s) has no /etc", kind)
+		if err := unix.Unmount(dir, 0); err != nil {
+			return err
+		}
+	}
+	return last
+}
+
+func syncFS(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = unix.Syncfs(int(f.Fd()))
+	return errors.Join(err, f.Close())
+}
+
+// attachLoop returns an open loop device that covers one partition.
+func attachLoop(disk string, root image.Root) (*os.File, error) {
+	back, err := os.OpenFile(disk, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer back.Close() //nolint:errcheck // the kernel has its own reference then
+	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer control.Close() //nolint:errcheck // only asked
+	for range 16 {        // another process may take the free one first
+		n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
+		if err != nil {
+			return nil, err
+		}
+		loop, err := os.OpenFile(fmt.Sprintf("/dev/loop%d", n), os.O_RDWR, 0)
+		if err != nil {
+			return nil, err
+		}
+		err = unix.IoctlLoopConfigure(int(loop.Fd()), &unix.LoopConfig{
+			Fd:   uint32(back.Fd()),
+			Info: unix.LoopInfo64{Offset: uint64(root.Offset), Sizelimit: uint64(root.Size), Flags: unix.LO_FLAGS_AUTOCLEAR},
+		})
+		if err == nil {
+			return loop, nil
+		}
+		_ = loop.Close()
+		if !errors.Is(err, unix.EBUSY) {
+			return nil, err
+		}
+	}
+	return nil, unix.EBUSY
+}

@@ -1,0 +1,406 @@
+package dhcp
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"offshoot/node/internal/boot"
+)
+
+// Offer is an address that we keep for a machine between our OFFER and its REQUEST. It lives in memory only: when it is lost
+// the client starts anew.
+type Offer struct {
+	Addr  netip.Addr
+	Nonce string
+	Class string
+	Until time.Time
+}
+
+// View is what is known about the sender of a packet when it is decided upon.
+type View struct {
+	Duty      DutyState
+	Unicast   bool       // the packet was sent to our address, not to everyone
+	Binding   *Binding   // committed, expired or not; nil: none, or one that someone else has been offered meanwhile
+	Offer     *Offer     // pending; nil: none
+	Candidate netip.Addr // an address reserved for this packet; invalid: none was needed, or none could be had
+	Trouble   string     // why none could be had
+	Exhausted bool       // because none is left
+	Fetches   int        // boot programs given to this machine within the last minute, without iPXE asking afterwards
+	NewNonce  string     // to use if a new boot begins with this packet
+}
+
+// Plan is what to do about one packet: commit, forget, then send, in this order; a step that fails ends it.
+type Plan struct {
+	Bind       *Binding   // commit before anything is sent
+	Release    netip.Addr // end the machine's binding to this address
+	Quarantine netip.Addr // keep this address from everyone
+	DropOffer  bool
+	Offer      *Offer // keep this one
+
+	Reply  *dhcpv4.DHCPv4 // nil: silence
+	To     Destination
+	Answer string // the reply in short
+	Reason string // why there is none, or what is remarkable about it
+	Event  EventKind
+}
+
+// Destination is how a reply travels. The zero value broadcasts to clients.
+type Destination struct {
+	Relay netip.Addr // valid: to this relay's server port
+	Addr  netip.Addr // valid: to this address's client port
+	// Frame sends to Addr in a frame made for the client's MAC: it has no address yet and cannot answer ARP.
+	Frame bool
+}
+
+// chainLoop is how many boot programs within a minute, without iPXE asking in between, are a loop.
+const chainLoop = 3
+
+// needsAddress tells whether an address must be reserved before Decide can answer.
+func needsAddress(c Client, v View, cfg Config) bool {
+	if v.Duty != Full || v.Binding != nil || v.Offer != nil || servable(c, cfg) != "" {
+		return false
+	}
+	switch c.Message {
+	case dhcpv4.MessageTypeDiscover:
+		return true
+	case dhcpv4.MessageTypeRequest:
+		// We restarted, or took over, between OFFER and REQUEST.
+		return c.ServerID.IsValid() && c.ServerID == serverID(c, cfg) && cfg.inPool(c.Requested)
+	default:
+		return false
+	}
+}
+
+// Decide chooses the answer to a packet of which Classify made c. Pure; docs/booting.md and RFC 2131 section 4.3 are its
+// specification.
+func Decide(now time.Time, p *dhcpv4.DHCPv4, c Client, v View, cfg Config) Plan {
+	cfg = cfg.withDefaults()
+	d := decision{now: now, p: p, c: c, v: v, cfg: cfg}
+	switch {
+	case v.Duty == None:
+		return silence("this node does not hold duty on the segment")
+	case v.Duty == RenewOnly:
+		return d.renewOnly()
+	}
+	if why := servable(c, cfg); why != "" {
+		return silence("%s", why)
+	}
+	switch c.Message {
+	case dhcpv4.MessageTypeDiscover:
+		return d.discover()
+	case dhcpv4.MessageTypeRequest:
+		return d.request()
+	case dhcpv4.MessageTypeDecline:
+		return d.decline()
+	case dhcpv4.MessageTypeRelease:
+		return d.release()
+	case dhcpv4.MessageTypeInform:
+		return d.inform()
+	default:
+		return silence("%s is not a message for servers", c.Message)
+	}
+}
+
+// servable tells why a client gets nothing whatever it says; "": it is one of ours.
+func servable(c Client, cfg Config) string {
+	link := c.Relay
+	if c.LinkSelection.IsValid() {
+		link = c.LinkSelection
+	}
+	if link.IsValid() && !cfg.Subnet.Contains(link) {
+		return fmt.Sprintf("relayed for %s, which is not in our subnet %s", link, cfg.Subnet)
+	}
+	if c.Message == dhcpv4.MessageTypeRelease || c.Message == dhcpv4.MessageTypeDecline {
+		return ""
+	}
+	switch c.Class {
+	case boot.HTTPBoot:
+		return "UEFI HTTP boot is not served: the firmware's PXE entry for IPv4 is"
+	case boot.PXE:
+		if _, ok := boot.Program(c.Firmware); !ok {
+			return fmt.Sprintf("there is no boot program for %s", c)
+		}
+	}
+	return ""
+}
+
+type decision struct {
+	now time.Time
+	p   *dhcpv4.DHCPv4
+	c   Client
+	v   View
+	cfg Config
+}
+
+func silence(format string, args ...any) Plan { return Plan{Reason: fmt.Sprintf(format, args...)} }
+
+// discover offers what the machine has, else what was reserved for it.
+func (d decision) discover() Plan {
+	addr, nonce := d.v.Candidate, d.nonce()
+	switch {
+	case d.v.Binding != nil:
+		addr = d.v.Binding.Addr
+	case d.v.Offer != nil:
+		addr = d.v.Offer.Addr
+	}
+	if !addr.IsValid() {
+		plan := silence("no address: %s", d.v.Trouble)
+		if d.v.Exhausted {
+			plan.Event = EventExhausted
+		}
+		return plan
+	}
+	plan := d.grant(dhcpv4.MessageTypeOffer, addr, nonce, d.leaseTime())
+	plan.Offer = &Offer{
+		Addr: addr, Nonce: nonce, Class: classOfBinding(d.c.Class), Until: d.now.Add(offerTime),
+	}
+	return plan
+}
+
+// offerTime is how long an offer waits for its REQUEST: firmware collects offers for 4, 8, 16, then 32 seconds.
+const offerTime = time.Minute
+
+// request sorts a REQUEST by the state that its sender is in (RFC 2131, table 4).
+func (d decision) request() Plan {
+	switch {
+	case d.c.ServerID.IsValid():
+		return d.selecting()
+	case d.c.Requested.IsValid():
+		return d.initReboot()
+	case d.c.Current.IsValid():
+		return d.renewing()
+	default:
+		return silence("REQUEST names no address")
+	}
+}
+
+func (d decision) selecting() Plan {
+	if d.c.ServerID != serverID(d.c, d.cfg) {
+		plan := silence("chose the server %s", d.c.ServerID)
+		plan.DropOffer = true
+		return plan
+	}
+	wanted := d.c.Requested
+	if !wanted.IsValid() {
+		wanted = d.c.Current // some firmware names the address there
+	}
+	var ours netip.Addr
+	switch {
+	case d.v.Offer != nil:
+		ours = d.v.Offer.Addr
+	case d.v.Binding != nil:
+		ours = d.v.Binding.Addr
+	default:
+		ours = d.v.Candidate
+	}
+	if !wanted.IsValid() || wanted != ours {
+		return d.nak(fmt.Sprintf("asks for %s, which is not what we offered", text(wanted)))
+	}
+	return d.bind(wanted)
+}
+
+func (d decision) initReboot() Plan {
+	wanted := d.c.Requested
+	switch {
+	case !d.cfg.Subnet.Contains(wanted):
+		return d.nak(fmt.Sprintf("%s is an address of another network", wanted))
+	case d.v.Binding != nil && d.v.Binding.Addr == wanted:
+		return d.bind(wanted)
+	case d.v.Binding != nil:
+		return d.nak(fmt.Sprintf("asks for %s, but has %s", wanted, d.v.Binding.Addr))
+	case d.cfg.Authoritative:
+		return d.nak(fmt.Sprintf("nothing is known of its %s", wanted))
+	default:
+		return silence("asks for %s, of which nothing is known here: another server may know (RFC 2131, 4.3.2)", wanted)
+	}
+}
+
+func (d decision) renewing() Plan {
+	current := d.c.Current
+	switch {
+	case !d.cfg.Subnet.Contains(current):
+		return d.nak(fmt.Sprintf("%s is an address of another network", current))
+	case d.v.Binding != nil && d.v.Binding.Addr == current:
+		return d.bind(current)
+	case d.v.Binding != nil:
+		return d.nak(fmt.Sprintf("renews %s, but has %s", current, d.v.Binding.Addr))
+	case d.cfg.Authoritative || d.v.Unicast:
+		return d.nak(fmt.Sprintf("renews %s, of which nothing is known", current))
+	default:
+		return silence("renews %s, of which nothing is known here: another server may know", current)
+	}
+}
+
+// renewOnly answers with what is left of a committed binding, and to no one who did not ask this server by its address:
+// whoever holds duty now answers all others.
+func (d decision) renewOnly() Plan {
+	const fenced = "without quorum only committed addresses are renewed, for those who ask this node by its address"
+	b := d.v.Binding
+	switch {
+	case d.c.Message != dhcpv4.MessageTypeRequest || !d.v.Unicast || d.c.Relay.IsValid():
+		return silence(fenced)
+	case d.c.ServerID.IsValid() || d.c.Requested.IsValid() || !d.c.Current.IsValid():
+		return silence(fenced)
+	case b == nil || b.Addr != d.c.Current:
+		return silence("%s is not its committed address; %s", d.c.Current, fenced)
+	case b.ExpiredAt(d.now):
+		return silence("its binding to %s has expired; %s", b.Addr, fenced)
+	}
+	left := d.leaseTime()
+	if !b.Expires.IsZero() {
+		left = min(left, b.Expires.Sub(d.now))
+	}
+	if left < time.Second {
+		return silence("its binding to %s ends this very second; %s", b.Addr, fenced)
+	}
+	plan := d.grant(dhcpv4.MessageTypeAck, b.Addr, b.Nonce, left)
+	plan.Reason = "no quorum: renewed for the remaining time only"
+	return plan
+}
+
+// bind commits an address and acknowledges it.
+func (d decision) bind(addr netip.Addr) Plan {
+	nonce := d.nonce()
+	plan := d.grant(dhcpv4.MessageTypeAck, addr, nonce, d.leaseTime())
+	if plan.Reply == nil {
+		return plan
+	}
+	b := &Binding{
+		MAC: d.c.MAC, Addr: addr, Nonce: nonce, Expires: d.now.Add(d.leaseTime()),
+		Class: classOfBinding(d.c.Class), Hostname: d.hostname(),
+	}
+	if old := d.v.Binding; old != nil && old.Addr == addr && old.Expires.IsZero() {
+		b.Expires = time.Time{}
+	}
+	plan.Bind = b
+	return plan
+}
+
+// nonce decides which boot a packet belongs to. Within one exchange it is the offer's. Firmware always begins a new boot.
+// iPXE carries on the boot of the firmware or iPXE that bound before it, as long as that short lease lasts. Everything else
+// runs inside the boot that started it, and never changes the nonce.
+func (d decision) nonce() string {
+	class := classOfBinding(d.c.Class)
+	// iPXE tries several times, with a new transaction each: one boot. Firmware's own nonce is told to nobody until iPXE
+	// carries it on, so a repeated DISCOVER may well change it.
+	if o := d.v.Offer; o != nil && o.Class == class && (class != ClassFirmware || d.c.Message == dhcpv4.MessageTypeRequest) {
+		return o.Nonce
+	}
+	b := d.v.Binding
+	if b == nil || b.Nonce == "" {
+		return d.v.NewNonce
+	}
+	switch class {
+	case ClassOS:
+		return b.Nonce
+	case ClassIPXE:
+		if (b.Class == ClassFirmware || b.Class == ClassIPXE) && !b.Expires.IsZero() && !b.ExpiredAt(d.now) {
+			return b.Nonce
+		}
+	}
+	return d.v.NewNonce
+}
+
+// decline keeps an address that the machine found in use from everyone. Only the machine's own address: anyone can send a
+// DECLINE, and the pool would soon be empty.
+func (d decision) decline() Plan {
+	if d.c.ServerID.IsValid() && d.c.ServerID != serverID(d.c, d.cfg) {
+		return silence("declines an address of the server %s", d.c.ServerID)
+	}
+	b, o := d.v.Binding, d.v.Offer
+	switch {
+	case b != nil && b.Addr == d.c.Requested && b.Expires.IsZero():
+		plan := silence("declines %s, which is its own for ever: find the other user of that address", b.Addr)
+		plan.Event = EventConflict
+		return plan
+	case b != nil && b.Addr == d.c.Requested, o != nil && o.Addr == d.c.Requested:
+		plan := silence("found %s in use by another machine: quarantined", d.c.Requested)
+		plan.Quarantine, plan.DropOffer, plan.Event = d.c.Requested, true, EventConflict
+		if b != nil && b.Addr == d.c.Requested {
+			plan.Release = b.Addr
+		}
+		return plan
+	default:
+		return silence("declines %s, which we did not give to it", text(d.c.Requested))
+	}
+}
+
+func (d decision) release() Plan {
+	if d.c.ServerID.IsValid() && d.c.ServerID != serverID(d.c, d.cfg) {
+		return silence("releases an address of the server %s", d.c.ServerID)
+	}
+	b := d.v.Binding
+	switch {
+	case b == nil || b.Addr != d.c.Current:
+		return silence("releases %s, which it does not have", text(d.c.Current))
+	case b.Expires.IsZero():
+		return silence("releases %s, which is its own for ever", b.Addr)
+	}
+	plan := silence("released %s (RELEASE has no answer)", b.Addr)
+	plan.Release, plan.DropOffer = b.Addr, true
+	return plan
+}
+
+// inform tells a machine that has an address by other means everything but an address (RFC 2131, 4.3.5).
+func (d decision) inform() Plan {
+	if !d.c.Current.IsValid() || !d.cfg.Subnet.Contains(d.c.Current) {
+		return silence("INFORM from %s, which is not in our subnet", text(d.c.Current))
+	}
+	if d.c.Class == boot.IPXE {
+		return silence("INFORM from iPXE: it gets its script with a lease")
+	}
+	return d.grant(dhcpv4.MessageTypeAck, netip.Addr{}, "", 0)
+}
+
+func (d decision) leaseTime() time.Duration {
+	switch d.c.Class {
+	case boot.PXE:
+		return d.cfg.FirmwareLease
+	case boot.IPXE:
+		return d.cfg.IPXELease
+	default:
+		return d.cfg.Lease
+	}
+}
+
+// hostname is the name that the machine was given, else the one that it had.
+func (d decision) hostname() string {
+	if d.cfg.Hostname != nil {
+		if name := d.cfg.Hostname(d.c.MAC); name != "" {
+			return name
+		}
+	}
+	if d.v.Binding != nil {
+		return d.v.Binding.Hostname
+	}
+	return ""
+}
+
+func classOfBinding(c boot.Class) string {
+	switch c {
+	case boot.PXE, boot.HTTPBoot:
+		return ClassFirmware
+	case boot.IPXE:
+		return ClassIPXE
+	default:
+		return ClassOS
+	}
+}
+
+// serverID is how we call ourselves towards this client: a relay may want to stand for us (RFC 5107).
+func serverID(c Client, cfg Config) netip.Addr {
+	if c.ServerIDAs.IsValid() {
+		return c.ServerIDAs
+	}
+	return cfg.Server
+}
+
+func text(a netip.Addr) string {
+	if !a.IsValid() {
+		return "no address"
+	}
+	return a.String()
+}

@@ -1,0 +1,137 @@
+// Package install is the contract between the node that serves an installation and the agent that carries it out: what a
+// machine is told (Config, Join), what it tells back (Event, Inventory), and which disk a selector means (Selector).
+//
+// It does no I/O beyond reading from a reader that it is given, knows neither HTTP nor disks, and holds no state. Everything
+// that crosses the wire passes one of its Decode functions, which refuse unknown fields, trailing data and oversize.
+// web and agent may import it, handoff and node as well; it imports nothing of ours.
+package install
+
+import (
+	"log/slog"
+	"net/netip"
+)
+
+// Bounds of the documents on the wire in bytes: a config carries at most a few dozen SSH keys, an inventory a few hundred
+// disks; whatever is larger is an error or an attack.
+const (
+	MaxConfig = 128 << 10
+	MaxJoin   = 16 << 10
+	MaxEvent  = 256 << 10
+)
+
+// Config is what one machine needs to install itself; served once per attempt by the node that holds duty.
+type Config struct {
+	Install  string   `json:"install"`             // id of this arming; every event carries it
+	Machine  string   `json:"machine"`             // MAC of the boot NIC, canonical form
+	Hostname string   `json:"hostname"`            // RFC 1123, with or without domain
+	Image    Image    `json:"image"`               //
+	Disk     string   `json:"disk,omitempty"`      // see ParseSelector; "" is the only disk that is not removable
+	Wipe     bool     `json:"wipe,omitempty"`      // overwrite a disk that holds foreign data
+	RootHash string   `json:"root_hash,omitempty"` // crypt(5) hash for root; "" leaves the image's own
+	SSHKeys  []string `json:"ssh_keys,omitempty"`  // lines of authorized_keys for root
+	Binary   string   `json:"binary"`              // SHA-256 in hex that /usr/local/bin/offshoot must have
+	Join     Join     `json:"join"`                // written to /var/lib/offshoot/join.json as it is
+}
+
+// Formats that an image may be stored in.
+const (
+	FormatRaw     = "raw"
+	FormatRawZstd = "raw.zst"
+	FormatRawXZ   = "raw.xz"
+	FormatQCOW2   = "qcow2"
+)
+
+// Image names the bytes for the disk.
+type Image struct {
+	URL      string `json:"url"`                 // plain HTTP; answers Range
+	SHA256   string `json:"sha256"`              // hex, of the file as stored
+	Size     int64  `json:"size"`                // bytes of the file as stored
+	Format   string `json:"format"`              // one of the Format constants
+	DiskSize int64  `json:"disk_size,omitempty"` // bytes once written; 0 is unknown
+}
+
+// Join is what a freshly installed machine needs for its first contact with the swarm. Ticket is a secret.
+type Join struct {
+	Swarm     string       `json:"swarm"`
+	Ticket    string       `json:"ticket"`
+	Pin       string       `json:"pin"`       // fingerprint of the swarm CA
+	Endpoints []string     `json:"endpoints"` // host:port of the peers' TLS port
+	Segment   string       `json:"segment"`
+	Address   netip.Prefix `json:"address"` // the node's own for ever
+	Gateway   netip.Addr   `json:"gateway"` // zero: none
+	MAC       string       `json:"mac"`
+	Name      string       `json:"name"`
+}
+
+// LogValue keeps the ticket and the password hash out of logs.
+func (c Config) LogValue() slog.Value {
+	return slog.GroupValue(
+		slog.String("install", c.Install), slog.String("machine", c.Machine), slog.String("hostname", c.Hostname),
+		slog.String("image", c.Image.SHA256), slog.String("disk", c.Disk), slog.Bool("wipe", c.Wipe),
+	)
+}
+
+// LogValue keeps the ticket out of logs.
+func (j Join) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("swarm", j.Swarm), slog.String("name", j.Name), slog.String("segment", j.Segment))
+}
+
+// Phase is a stage of an installation, in this order; failed may follow any.
+type Phase string
+
+const (
+	PhaseAgent     Phase = "agent"     // the agent runs and has reached the node that serves it
+	PhaseInventory Phase = "inventory" // the event carries the inventory
+	PhaseDisk      Phase = "disk"      // a disk was chosen; text names it
+	PhaseImage     Phase = "image"     // bytes are being written; percent counts
+	PhaseConfigure Phase = "configure" // files are being left on the root file system
+	PhaseInstalled Phase = "installed" // the disk boots; the machine restarts once this is acknowledged
+	PhaseFailed    Phase = "failed"    // text says which step and why; final: the agent has given up until armed again
+)
+
+// Event is one line on the timeline of a machine that is being installed.
+type Event struct {
+	Install   string     `json:"install,omitempty"` // empty before a config was received
+	Phase     Phase      `json:"phase"`
+	Text      string     `json:"text,omitempty"`
+	Percent   int        `json:"percent,omitempty"` // 0 to 100, of the image file
+	Failed    bool       `json:"failed,omitempty"`
+	Final     bool       `json:"final,omitempty"` // nothing follows: installed, or held
+	Inventory *Inventory `json:"inventory,omitempty"`
+}
+
+// Inventory is what the agent found in the machine.
+type Inventory struct {
+	Vendor  string `json:"vendor,omitempty"` // SMBIOS system information
+	Product string `json:"product,omitempty"`
+	Serial  string `json:"serial,omitempty"`
+	UUID    string `json:"uuid,omitempty"` // lower case
+	BIOS    string `json:"bios,omitempty"`
+	EFI     bool   `json:"efi"` // booted through UEFI
+	CPU     string `json:"cpu,omitempty"`
+	CPUs    int    `json:"cpus"`   // logical
+	Memory  int64  `json:"memory"` // bytes
+	Disks   []Disk `json:"disks"`
+	NICs    []NIC  `json:"nics"`
+}
+
+// Disk is one whole block device that could hold an operating system.
+type Disk struct {
+	Path       string `json:"path"` // /dev/…
+	Size       int64  `json:"size"` // bytes
+	Model      string `json:"model,omitempty"`
+	Serial     string `json:"serial,omitempty"`
+	WWN        string `json:"wwn,omitempty"`
+	Removable  bool   `json:"removable,omitempty"` // by its own word, or because it hangs on USB
+	Rotational bool   `json:"rotational,omitempty"`
+	ReadOnly   bool   `json:"read_only,omitempty"`
+}
+
+// NIC is one Ethernet port.
+type NIC struct {
+	Name   string `json:"name"`
+	MAC    string `json:"mac"`
+	Driver string `json:"driver,omitempty"`
+	Link   bool   `json:"link"`
+	Speed  int    `json:"speed,omitempty"` // Mbit/s, 0 is unknown
+}

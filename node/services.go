@@ -1,0 +1,436 @@
+package node
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"offshoot/handoff"
+	"offshoot/node/internal/api"
+	"offshoot/node/internal/boot"
+	"offshoot/node/internal/install"
+	"offshoot/node/internal/peer"
+	"offshoot/node/internal/segment"
+	"offshoot/node/internal/task"
+	"offshoot/node/internal/web"
+	"offshoot/node/status"
+	"offshoot/swarm"
+	"offshoot/swarm/gossip"
+	"offshoot/swarm/identity"
+	"offshoot/swarm/ledger"
+	"offshoot/swarm/share"
+)
+
+type joinFile = install.Join
+
+// services are the parts of a running node, and how they are wired.
+type services struct {
+	node     *Node
+	undo     *segment.Journal
+	journal  *journal
+	memory   memory
+	identity *identity.Identity
+	store    *share.Store
+	state    *swarm.State
+	taker    *taker
+	founding *swarm.Found // to be proposed once the ledger runs
+	stocked  struct {     // what the seed was given, to be written down
+		profile   swarm.Profile
+		artifacts []swarm.Artifact
+	}
+
+	replica *replica
+	gossip  *gossip.Gossip
+	client  *peer.Client
+	share   *share.HTTP
+	service *service
+	watch   *watch
+	ground  *ground
+	leaver  *leaver
+	warm    atomic.Bool
+	stop    context.CancelCauseFunc
+}
+
+// mark is what our own DHCP probes carry, so that nodes of this swarm know them.
+func (s *services) mark() string { return "offshoot " + s.memory.Swarm }
+
+// stock prepares the seed's profile.
+func (s *services) stock(ctx context.Context, seed Seed) error {
+	if seed.Image == "" {
+		return nil // resuming with the profile of before
+	}
+	binary, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(s.node.o.DataDir, "live")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	l := &larder{dir: dir, store: s.store, binary: binary, say: func(line string) { s.node.o.Say("preparing " + line) }}
+	s.stocked.profile, s.stocked.artifacts, err = l.stock(ctx, seed)
+	return err
+}
+
+// run wires the services and runs them until ctx ends, one of them fails, or the node has left.
+func (s *services) run(ctx context.Context) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	s.stop = stop
+	stages, closers, err := s.assemble(ctx)
+	if err != nil {
+		return err
+	}
+	defer closers()
+	s.node.services.Store(s)
+	err = task.Run(ctx, s.node.log, stages...)
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) && !errors.Is(cause, errLeft) {
+		err = errors.Join(cause, err)
+	}
+	return err
+}
+
+// errLeft is why the services stop after the node has left.
+var errLeft = errors.New("the node has left")
+
+// assemble builds every part. What it returns is in the order of the start: identity's door and the ways to others, then
+// the ledger, then what stands on it, then what machines see.
+func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) {
+	log := s.node.log
+	home := s.memory.Address.Addr()
+	l, err := listen(ctx, netip.AddrPortFrom(home, PeerPort))
+	if err != nil {
+		return nil, nil, err
+	}
+	mux := identity.NewMux(l, s.identity, log.With("part", "mux"))
+	s.client = peer.NewClient(func(ctx context.Context, addr string) (net.Conn, error) {
+		return s.identity.Dial(ctx, identity.ProtoPeer, addr, "")
+	})
+	s.share = s.fetcher()
+	if err := s.openLedger(mux); err != nil {
+		return nil, nil, errors.Join(err, l.Close())
+	}
+	if err := s.openGossip(home); err != nil {
+		return nil, nil, errors.Join(err, l.Close(), s.replica.ledger.Close())
+	}
+	s.service = &service{
+		replica: s.replica, dir: s.node.o.DataDir, renewals: newRenewals(uptime), client: s.client, gossip: s.gossipAddresses, journal: s.journal, log: log,
+	}
+	if ca, err := identity.LoadCA(s.node.o.DataDir); err == nil {
+		s.service.ca.Store(ca)
+	}
+	s.watch = &watch{replica: s.replica, client: s.client, service: s.service, journal: s.journal, mark: s.mark, log: log, posts: map[uint64]*post{}}
+	if err := s.openGround(); err != nil {
+		return nil, nil, errors.Join(err, l.Close(), s.replica.ledger.Close())
+	}
+	s.leaver = &leaver{replica: s.replica, alive: s.alive, log: log}
+	if s.taker != nil {
+		s.taker.replica = s.replica
+	}
+	steward := &steward{
+		replica: s.replica, renewals: s.service.renewals, alive: s.alive, goneFor: s.goneFor, entrust: s.service.entrust, members: s.gossip.Watch,
+		log: log.With("part", "steward"),
+	}
+	peers := peer.NewServer(peer.Handler(s.service, s.caller, s.share.Handler()))
+	joiners := peer.NewServer(peer.JoinHandler(s.service.redeem, identity.MaxRedeemRequest))
+	socket := api.Handler(&desk{s})
+	stages := [][]task.Task{
+		{task.Func("operator socket", func(ctx context.Context) error { return api.Serve(ctx, s.node.o.DataDir, socket) })},
+		{task.Func("peer port", mux.Run), task.Func("peer api", serve(peers, mux.Listener(identity.ProtoPeer))), task.Func("join door", serve(joiners, mux.Listener(identity.ProtoJoin)))},
+		{task.Func("ledger", s.replica.ledger.Run)},
+		{readied{task.Func("gossip", s.gossip.Run), s.gossip.Ready()}},
+		{task.Func("steward", steward.Run), task.Func("larder", s.keepWarm), task.Func("certificate", s.keepCertificate), task.Func("memory", s.keepMemory)},
+		{task.Func("hello", s.ground.hello.Run), s.ground},
+		{s.watch},
+		{task.Func("beginning", s.begin), task.Func("progress", s.progress)},
+	}
+	return stages, s.client.Close, nil
+}
+
+// readied is a task of a part that says when it is ready.
+type readied struct {
+	task.Task
+	ready <-chan struct{}
+}
+
+// Ready is closed when the part serves.
+func (r readied) Ready() <-chan struct{} { return r.ready }
+
+// serve runs an HTTP server on a listener until ctx ends.
+func serve(server *http.Server, l net.Listener) func(context.Context) error {
+	return func(ctx context.Context) error {
+		stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+		defer stop()
+		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) && ctx.Err() == nil {
+			return err
+		}
+		return nil
+	}
+}
+
+func (s *services) openLedger(mux *identity.Mux) error {
+	s.replica = &replica{
+		state: s.state, self: func() swarm.NodeID { return s.memory.Node }, log: s.node.log,
+		broken: func(err error) { s.stop(fmt.Errorf("this offshoot is too old for its swarm: %w", err)) },
+	}
+	l, err := ledger.Open(ledger.Options{
+		Dir: filepath.Join(s.node.o.DataDir, "ledger"), ID: s.memory.Node,
+		Address:  netip.AddrPortFrom(s.memory.Address.Addr(), PeerPort).String(),
+		Listener: mux.Listener(identity.ProtoRaft),
+		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+			return s.identity.Dial(ctx, identity.ProtoRaft, addr, "")
+		},
+		Peers: ledger.Peers{
+			Forward: func(ctx context.Context, addr string, command []byte) ([]byte, error) {
+				answer, err := s.client.Propose(ctx, addr, command)
+				if errors.Is(err, peer.ErrNotLeader) {
+					err = fmt.Errorf("%w: %w", ledger.ErrNotLeader, err)
+				}
+				return answer, err
+			},
+			Pulse: func(ctx context.Context, addr string) (p ledger.Pulse, err error) {
+				data, err := s.client.Pulse(ctx, addr)
+				if err == nil {
+					err = unmarshal(data, &p)
+				}
+				return p, err
+			},
+		},
+		FSM: s.replica, Logger: s.node.log.With("part", "ledger"),
+	})
+	if err != nil {
+		return err
+	}
+	s.replica.ledger = l
+	if s.founding != nil {
+		if err := l.Found(); err != nil {
+			return errors.Join(err, l.Close())
+		}
+		// From here on this directory is a swarm: the memory makes the next start resume it.
+		if err := s.memory.save(s.node.o.DataDir); err != nil {
+			return errors.Join(err, l.Close())
+		}
+	}
+	return nil
+}
+
+func (s *services) openGossip(home netip.Addr) error {
+	keys, err := parseKeys(s.memory.Keys)
+	if err != nil {
+		return err
+	}
+	var ring [][]byte
+	for _, k := range keys {
+		ring = append(ring, k.Reveal())
+	}
+	s.gossip, err = gossip.New(gossip.Options{
+		ID: s.memory.Node, Swarm: s.memory.Swarm, Bind: netip.AddrPortFrom(home, GossipPort), Keys: ring, Seeds: s.gossipSeeds,
+		Logger: s.node.log.With("part", "gossip"),
+	})
+	return err
+}
+
+// gossipSeeds are addresses at which others may be: those of all nodes in the ledger, and before it has arrived those that
+// were good last.
+func (s *services) gossipSeeds() []string {
+	var out []string
+	for _, m := range s.memory.Members {
+		out = append(out, m.String())
+	}
+	for _, n := range s.state.View().Nodes() {
+		at, err := netip.ParseAddrPort(n.Address)
+		if err == nil && !n.Left && n.ID != s.memory.Node {
+			out = append(out, netip.AddrPortFrom(at.Addr(), GossipPort).String())
+		}
+	}
+	return out
+}
+
+// gossipAddresses are those of the living nodes, this one first: what a new node is told.
+func (s *services) gossipAddresses() []netip.AddrPort {
+	out := []netip.AddrPort{netip.AddrPortFrom(s.memory.Address.Addr(), GossipPort)}
+	for _, n := range s.state.View().Nodes() {
+		at, err := netip.ParseAddrPort(n.Address)
+		if err == nil && n.ID != s.memory.Node && !n.Left && s.alive(n.ID) {
+			out = append(out, netip.AddrPortFrom(at.Addr(), GossipPort))
+		}
+	}
+	return out
+}
+
+func (s *services) openGround() error {
+	box := func() (*identity.Box, error) {
+		settings, ok := s.state.View().Settings()
+		encoded := settings.GossipKeys
+		if !ok {
+			encoded = s.memory.Keys
+		}
+		keys, err := parseKeys(encoded)
+		if err != nil {
+			return nil, err
+		}
+		return identity.NewBox("hello", keys...)
+	}
+	s.ground = &ground{
+		replica: s.replica, memory: s.memory, undo: s.undo, alive: s.alive, members: s.gossip.Watch, web: s.web().Handler(), warm: s.warm.Load,
+		version: s.node.o.Version, mark: s.mark, log: s.node.log.With("part", "ground"), leaving: s.node.leaving.Load,
+		doors: map[netip.Addr]*http.Server{}, closed: map[swarm.MAC]string{},
+	}
+	if s.node.o.Seed != nil {
+		s.ground.probe = s.node.o.Seed.Probe
+	}
+	hello, err := segment.NewHello(segment.HelloConfig{
+		Swarm: s.memory.Swarm, Node: s.memory.Node, Ports: s.ground.spoken, Say: s.ground.say, Log: s.node.log.With("part", "hello"),
+		Seal: func(plain []byte) ([]byte, error) {
+			b, err := box()
+			if err != nil {
+				return nil, err
+			}
+			return b.Seal(plain, nil), nil
+		},
+		Open: func(sealed []byte) ([]byte, error) {
+			b, err := box()
+			if err != nil {
+				return nil, err
+			}
+			return b.Open(sealed, nil)
+		},
+	})
+	s.ground.hello = hello
+	return err
+}
+
+func (s *services) web() *web.Server {
+	return web.New(web.Options{
+		View: s.state.View, Propose: s.replica.propose, OnDuty: func(segment string) bool { return s.watch.onDuty(segment) },
+		Artifact: openArtifact(s.store),
+		Mint: func() (id, hash, secret string) {
+			t := identity.NewTicket()
+			return t.ID(), t.Hash(), t.Reveal()
+		},
+		Endpoints: s.endpoints,
+		NeighbourMAC: func(addr netip.Addr) swarm.MAC {
+			mac, ok, err := segment.ARPEntry(addr)
+			if err != nil || !ok {
+				return ""
+			}
+			return mac
+		},
+		Firmware: func(swarm.MAC) boot.Firmware { return boot.Unknown }, // the script finds out by itself
+		Trace: func(mac swarm.MAC, what, answer, reason string) {
+			s.journal.add(time.Now(), mac, "http", what, answer, reason)
+		},
+		Now: time.Now, Logger: s.node.log.With("part", "web"),
+	})
+}
+
+// endpoints are the peer ports at which a machine can redeem its ticket: this node first, then every living one.
+func (s *services) endpoints(string, netip.Addr) []string {
+	out := []string{netip.AddrPortFrom(s.memory.Address.Addr(), PeerPort).String()}
+	for _, n := range s.state.View().Nodes() {
+		if n.ID != s.memory.Node && !n.Left && s.alive(n.ID) && len(out) < 8 {
+			out = append(out, n.Address)
+		}
+	}
+	return out
+}
+
+// caller names the node behind a TLS connection.
+func (s *services) caller(cs tls.ConnectionState) (swarm.NodeID, error) {
+	p, err := identity.PeerOf(cs)
+	if err != nil {
+		return "", err
+	}
+	if n, ok := s.state.View().Node(p.Node); ok && n.Left && n.Quarantine != "" {
+		return "", fmt.Errorf("node %s was sent away", p.Node)
+	}
+	return p.Node, nil
+}
+
+func (s *services) sees(id swarm.NodeID) sight {
+	if id == s.memory.Node {
+		return seen
+	}
+	for _, m := range s.gossip.Members() {
+		if m.ID == id {
+			if m.State == gossip.Alive {
+				return seen
+			}
+			return lost
+		}
+	}
+	return unseen
+}
+
+func (s *services) alive(id swarm.NodeID) bool { return s.sees(id) == seen }
+
+// goneFor is how long gossip has not seen a node. One that it has never seen counts from when this node came up.
+func (s *services) goneFor(id swarm.NodeID) time.Duration {
+	for _, m := range s.gossip.Members() {
+		if m.ID == id {
+			return time.Since(m.Since)
+		}
+	}
+	return uptime() - s.service.renewals.since
+}
+
+// desk is what operators see of the node.
+type desk struct{ s *services }
+
+func (d *desk) picture() *picture {
+	return &picture{replica: d.s.replica, version: d.s.node.o.Version, sees: d.s.sees, traces: func(ctx context.Context, n swarm.Node, mac swarm.MAC) ([]status.Trace, error) {
+		if n.ID == d.s.memory.Node {
+			return d.s.journal.of(mac), nil
+		}
+		return d.s.client.Traces(ctx, n.Address, mac)
+	}}
+}
+
+// Status describes the whole swarm.
+func (d *desk) Status(ctx context.Context) status.Status { return d.picture().Status(ctx) }
+
+// Machine is one machine with its timeline.
+func (d *desk) Machine(mac swarm.MAC) (status.Machine, bool) { return d.picture().Machine(mac) }
+
+// Why gathers traces from all nodes.
+func (d *desk) Why(ctx context.Context, mac swarm.MAC) []status.Trace {
+	return d.picture().Why(ctx, mac)
+}
+
+// Propose writes an operator's decision down.
+func (d *desk) Propose(ctx context.Context, op swarm.Op) (swarm.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	return d.s.replica.propose(ctx, op)
+}
+
+// Leave hands everything over and stops the node.
+func (d *desk) Leave(ctx context.Context) error { return d.s.leave(ctx) }
+
+// leave executes the plan of leaving, and then stops the services.
+func (s *services) leave(ctx context.Context) error {
+	if err := s.leaver.check(); err != nil {
+		return err
+	}
+	if !s.node.leaving.CompareAndSwap(false, true) {
+		return errors.New("this node is leaving already")
+	}
+	plan := handoff.Leave(s.node.o.DataDir, s.leaver, s.node.log)
+	if err := errors.Join(plan.Begin(), plan.Execute(ctx)); err != nil {
+		s.node.leaving.Store(false)
+		return errors.Join(err, plan.Forget())
+	}
+	if err := plan.Forget(); err != nil {
+		return err
+	}
+	s.stop(errLeft)
+	return nil
+}

@@ -1,0 +1,225 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"sort"
+	"sync"
+	"time"
+
+	"offshoot/node/status"
+	"offshoot/swarm"
+)
+
+// picture builds the status document from what this node knows: the ledger says what was decided, gossip who is there.
+type picture struct {
+	*replica
+	version string
+	sees    func(swarm.NodeID) sight
+	traces  func(ctx context.Context, n swarm.Node, mac swarm.MAC) ([]status.Trace, error)
+}
+
+// sight is what gossip knows of a node.
+type sight int
+
+const (
+	unseen sight = iota // gossip has never heard of it
+	seen                // it is there
+	lost                // it was there
+)
+
+// Status describes the whole swarm.
+func (p *picture) Status(ctx context.Context) status.Status {
+	view := p.state.View()
+	settings, _ := view.Settings()
+	s := status.Status{Swarm: settings.Swarm, Pin: settings.Pin, Version: p.version, Time: time.Now(), Problems: []status.Problem{}}
+	names := namesOf(view)
+	s.Asked = names[p.self()]
+	leader, _, hasLeader := p.ledger.Leader()
+	s.Leader = names[leader]
+	s.Quorum = hasLeader && p.ledger.Verify(ctx) == nil
+	roles := p.roles(leader)
+	for _, n := range view.Nodes() {
+		s.Nodes = append(s.Nodes, p.node(view, n, roles))
+	}
+	for _, seg := range view.Segments() {
+		s.Segments = append(s.Segments, segmentStatus(view, seg, names))
+	}
+	for _, m := range view.Machines() {
+		s.Machines = append(s.Machines, machineStatus(view, m))
+	}
+	s.Problems = append(s.Problems, problems(s)...)
+	return s
+}
+
+func namesOf(view swarm.View) map[swarm.NodeID]string {
+	names := map[swarm.NodeID]string{}
+	for _, n := range view.Nodes() {
+		names[n.ID] = n.Name
+	}
+	return names
+}
+
+func (p *picture) roles(leader swarm.NodeID) map[swarm.NodeID]string {
+	roles := map[swarm.NodeID]string{}
+	for _, m := range p.ledger.Members() {
+		switch {
+		case m.ID == leader:
+			roles[m.ID] = "leader"
+		case m.Voter:
+			roles[m.ID] = "voter"
+		default:
+			roles[m.ID] = "learner"
+		}
+	}
+	return roles
+}
+
+func (p *picture) node(view swarm.View, n swarm.Node, roles map[swarm.NodeID]string) status.Node {
+	out := status.Node{
+		ID: string(n.ID), Name: n.Name, MAC: string(n.Machine), Durable: !n.Ephemeral, Warm: n.Warm, Address: n.Address, Version: n.Version,
+		Quarantine: n.Quarantine, Joined: n.Joined, Role: roles[n.ID], Duties: []string{},
+	}
+	if out.Role == "" {
+		out.Role = "none"
+	}
+	switch sight := p.sees(n.ID); {
+	case n.Left:
+		out.State = status.NodeLeft
+	case sight == unseen && time.Since(n.Joined) < time.Minute:
+		out.State = status.NodeJoining
+	case sight != seen:
+		out.State = status.NodeGone
+	default:
+		out.State = status.NodeAlive
+	}
+	for _, s := range view.Segments() {
+		if s.Duty.Holder == n.ID {
+			out.Duties = append(out.Duties, s.ID)
+		}
+	}
+	return out
+}
+
+func segmentStatus(view swarm.View, s swarm.Segment, names map[swarm.NodeID]string) status.Segment {
+	out := status.Segment{
+		ID: s.ID, Network: s.Network.String(), Holder: names[s.Duty.Holder], Term: s.Duty.Term, Since: s.Duty.Since, Next: names[s.Duty.Next],
+		Blocked: s.Blocked, Nodes: []string{},
+	}
+	for _, n := range view.Nodes() {
+		if _, on := n.On(s.ID); on && !n.Left {
+			out.Nodes = append(out.Nodes, n.Name)
+		}
+	}
+	now := time.Now()
+	for _, l := range view.Leases() {
+		if l.Segment == s.ID && l.MAC != "" && l.Live(now) {
+			out.Leases++
+		}
+	}
+	return out
+}
+
+func machineStatus(view swarm.View, m swarm.Machine) status.Machine {
+	out := status.Machine{
+		MAC: string(m.MAC), Name: m.Name, State: string(m.State), Reason: m.Reason, Segment: m.Segment, Profile: m.Profile, Phase: m.Phase, Text: m.Text,
+		Percent: m.Percent, Node: string(m.Node), LastSeen: m.LastSeen,
+	}
+	if l, ok := view.LeaseOf(m.Segment, m.MAC); ok {
+		out.Address = l.Addr.String()
+	}
+	return out
+}
+
+// problems is what stands on top: what is wrong, and the next step.
+func problems(s status.Status) []status.Problem {
+	var out []status.Problem
+	add := func(next, format string, args ...any) {
+		out = append(out, status.Problem{What: fmt.Sprintf(format, args...), Next: next})
+	}
+	if !s.Quorum {
+		var silent []string
+		for _, n := range s.Nodes {
+			if (n.Role == "voter" || n.Role == "leader") && n.State != status.NodeAlive {
+				silent = append(silent, n.Name)
+			}
+		}
+		add("bring back enough of the voters that are gone; what is bound and cached goes on being served",
+			"the swarm cannot decide anything: no majority of the voters answers (silent: %v)", silent)
+	}
+	for _, seg := range s.Segments {
+		switch {
+		case seg.Blocked != "":
+			add("switch that server off or unplug it; the segment is served again within minutes", "segment %s is not served: %s", seg.ID, seg.Blocked)
+		case seg.Holder == "":
+			add("bring a node on that segment back", "segment %s is served by nobody", seg.ID)
+		default:
+			for _, n := range s.Nodes {
+				if n.Name == seg.Holder && n.State == status.NodeGone {
+					add("another node on the segment takes over within seconds; if there is none, bring it back",
+						"%s, which serves segment %s, is gone", n.Name, seg.ID)
+				}
+			}
+		}
+	}
+	for _, m := range s.Machines {
+		if m.State == string(swarm.MachineHeld) {
+			add("offshoot machine why "+m.MAC+", then: offshoot machine arm "+m.MAC, "machine %s is held: %s", m.Name, m.Reason)
+		}
+	}
+	for _, n := range s.Nodes {
+		if n.Quarantine != "" && n.State != status.NodeLeft {
+			add("find out which of the two machines is ours, then arm it again: offshoot machine arm "+n.MAC, "%s is in quarantine: %s", n.Name, n.Quarantine)
+		}
+	}
+	return out
+}
+
+// Machine is one machine with its timeline.
+func (p *picture) Machine(mac swarm.MAC) (status.Machine, bool) {
+	view := p.state.View()
+	m, ok := view.Machine(mac)
+	if !ok {
+		return status.Machine{}, false
+	}
+	out := machineStatus(view, m)
+	names := namesOf(view)
+	for _, e := range view.Events(mac) {
+		out.Timeline = append(out.Timeline, status.Event{Time: e.Time, Node: names[e.Node], Kind: e.Kind, Text: e.Text, Warn: e.Warn})
+	}
+	return out, true
+}
+
+// whyTime bounds how long an operator waits for a node that does not answer.
+const whyTime = 3 * time.Second
+
+// Why gathers what every reachable node saw of a machine, in order of time.
+func (p *picture) Why(ctx context.Context, mac swarm.MAC) []status.Trace {
+	ctx, cancel := context.WithTimeout(ctx, whyTime)
+	defer cancel()
+	var (
+		mu  sync.Mutex
+		all = []status.Trace{}
+		wg  sync.WaitGroup
+	)
+	for _, n := range p.state.View().Nodes() {
+		if n.Left || n.ID != p.self() && p.sees(n.ID) != seen {
+			continue
+		}
+		wg.Go(func() {
+			traces, err := p.traces(ctx, n, mac)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				all = append(all, status.Trace{Time: time.Now(), Node: n.Name, What: "this node could not be asked", Reason: err.Error()})
+			}
+			for _, t := range traces {
+				t.Node = n.Name
+				all = append(all, t)
+			}
+		})
+	}
+	wg.Wait()
+	sort.SliceStable(all, func(i, j int) bool { return all[i].Time.Before(all[j].Time) })
+	return all
+}

@@ -1,0 +1,159 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"time"
+
+	"offshoot/swarm"
+	"offshoot/swarm/ledger"
+)
+
+// stewardPause is how often the leader looks after the swarm when nothing changes, so that time-outs are noticed.
+const stewardPause = time.Second
+
+// deadVoterGrace is how long a voter may be unreachable before its vote goes to another.
+const deadVoterGrace = time.Minute
+
+// steward is the leader's work: who takes part in the ledger, who votes, who holds which duty. Every node runs one; it acts
+// only while this node leads. What should be is decided by pure rules in package swarm.
+type steward struct {
+	*replica
+	renewals *renewals
+	alive    func(swarm.NodeID) bool
+	goneFor  func(swarm.NodeID) time.Duration
+	// entrust brings the CA's key to a node before it gets a vote: whoever may lead must be able to sign.
+	entrust func(ctx context.Context, n swarm.Node) error
+	members func() <-chan struct{} // closed at the next change of gossip
+	log     *slog.Logger
+}
+
+func (s *steward) String() string { return "steward" }
+
+// Run looks after the swarm until ctx ends.
+func (s *steward) Run(ctx context.Context) error {
+	ticker := time.NewTicker(stewardPause)
+	defer ticker.Stop()
+	led := false
+	for {
+		changed, leadership, members := s.state.Changed(), s.ledger.LeadershipChanged(), s.members()
+		leads := s.ledger.IsLeader()
+		if leads && !led {
+			s.renewals.reset()
+		}
+		led = leads
+		if leads {
+			s.look(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		case <-changed:
+		case <-leadership:
+		case <-members:
+		}
+	}
+}
+
+// look makes one round. An error ends the round: the next one sees what has become of it.
+func (s *steward) look(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	// Duty first: it is what machines wait for, and changes of members can hang on a slow node.
+	for _, do := range []func(context.Context) error{s.duties, s.admit, s.vote} {
+		if err := do(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, ledger.ErrNotLeader) {
+			s.log.Debug("steward's round ended early", "error", err)
+		}
+	}
+}
+
+// duties grants, offers and withdraws.
+func (s *steward) duties(ctx context.Context) error {
+	view := s.state.View()
+	for _, segment := range view.Segments() {
+		op := swarm.Assign(view, segment, swarm.Liveness{Alive: s.alive, Expired: s.renewals.expired})
+		if op == nil {
+			continue
+		}
+		if err := s.decide(ctx, op); err != nil && !errors.Is(err, swarm.ErrConflict) {
+			return err
+		}
+	}
+	return nil
+}
+
+// admit makes every living node a member of the ledger, and lets go of those that left.
+func (s *steward) admit(ctx context.Context) error {
+	nodes, members := s.state.View().Nodes(), s.ledger.Members()
+	member := func(n swarm.Node) (ledger.Member, bool) {
+		at := slices.IndexFunc(members, func(m ledger.Member) bool { return m.ID == n.ID })
+		if at < 0 {
+			return ledger.Member{}, false
+		}
+		return members[at], true
+	}
+	for _, n := range nodes { // first, because a machine that was installed again has the address of who it was before
+		if m, is := member(n); is && n.Left && !m.Voter {
+			if err := s.ledger.Remove(ctx, n.ID); err != nil {
+				return err
+			}
+		}
+	}
+	for _, n := range nodes {
+		if m, is := member(n); !n.Left && s.alive(n.ID) && (!is || m.Address != n.Address) {
+			if err := s.ledger.AddLearner(ctx, n.ID, n.Address); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// vote moves the set of voters one step towards what it should be: first promote, so that the ledger never gets weaker,
+// then hand leadership to someone who stays, then demote.
+func (s *steward) vote(ctx context.Context) error {
+	voting := map[swarm.NodeID]bool{}
+	for _, m := range s.ledger.Members() {
+		if m.Voter {
+			voting[m.ID] = true
+		}
+	}
+	view := s.state.View()
+	settings, _ := view.Settings()
+	want := swarm.Voters(view.Nodes(), voting, settings.Voters, func(id swarm.NodeID) bool {
+		if voting[id] {
+			return s.alive(id) || s.goneFor(id) < deadVoterGrace
+		}
+		return s.alive(id) && s.ledger.CaughtUp(ctx, id) == nil
+	})
+	for _, id := range want {
+		if voting[id] {
+			continue
+		}
+		n, _ := view.Node(id)
+		if err := s.entrust(ctx, n); err != nil {
+			return err
+		}
+		if err := s.ledger.Promote(ctx, id); err != nil {
+			return err
+		}
+		s.log.Info("node votes now", "node", id)
+	}
+	for id := range voting {
+		if slices.Contains(want, id) || len(want) == 0 {
+			continue
+		}
+		if id == s.self() {
+			s.log.Info("handing leadership over", "to", want[0])
+			return s.ledger.TransferTo(ctx, want[0])
+		}
+		if err := s.ledger.Demote(ctx, id); err != nil {
+			return err
+		}
+		s.log.Info("node no longer votes", "node", id)
+	}
+	return nil
+}

@@ -1,0 +1,406 @@
+// Package ledger replicates commands: what the swarm decided, in one order, on every node that takes part. It is a
+// thin adaptor over hashicorp/raft; DESIGN.md beside this file tells the protocol and its price.
+//
+// It refuses to know what a command means (that is the StateMachine's), who may join or who should have a vote (that
+// is a plan made by the caller), and how bytes are protected on their way (the caller's Listener and Dial do that).
+// It keeps no clock of the swarm: replicated code takes the time from the command.
+//
+// It may be imported by node. It imports swarm for the names only, and none of gossip, share, identity.
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"offshoot/swarm"
+)
+
+// Errors of the ledger; match them with errors.Is.
+var (
+	// ErrNotLeader: the call is for the leader, and this node does not lead (any more).
+	ErrNotLeader = errors.New("this node does not lead the ledger")
+	// ErrNoLeader: this node, which has no vote, hears from no leader.
+	ErrNoLeader = errors.New("no leader of the ledger is known to this node")
+	// ErrNoQuorum: no majority of the voters answers, so nothing can be decided now.
+	ErrNoQuorum = errors.New("no majority of the voters answers")
+	// ErrStopped: the ledger was shut down or is about to be.
+	ErrStopped = errors.New("ledger is stopped")
+	// ErrFormat: the data directory was written by another version, or is damaged.
+	ErrFormat = errors.New("ledger data has another format")
+	// ErrOtherNode: the data directory belongs to another node.
+	ErrOtherNode = errors.New("ledger data belongs to another node")
+	// ErrInUse: another process has the data directory open.
+	ErrInUse = errors.New("ledger data is in use by another process")
+	// ErrHasState: a swarm cannot be founded on a directory that already holds one.
+	ErrHasState = errors.New("ledger data already holds a swarm")
+	// ErrBehind: the member has not yet applied what the leader has committed.
+	ErrBehind = errors.New("member has not caught up")
+	// ErrUnknownMember: no member of that id.
+	ErrUnknownMember = errors.New("not a member of the ledger")
+	// ErrLastVoter: the only voter cannot give up its vote.
+	ErrLastVoter = errors.New("the only voter cannot lose its vote")
+	// ErrAddressTaken: another member has that address.
+	ErrAddressTaken = errors.New("address belongs to another member")
+	// ErrTooLarge: the command is larger than MaxCommand.
+	ErrTooLarge = errors.New("command is too large for the ledger")
+)
+
+// MaxCommand bounds one command, in bytes. raft sends entries in line with what keeps followers calm, and advises to
+// stay under 512 KiB (raft.SuggestedMaxDataSize); bulk belongs to share.
+const MaxCommand = 256 << 10
+
+// StateMachine is what the ledger replicates. Apply, Snapshot and Restore are never called at the same time, but from
+// different goroutines; only the function that Snapshot returned runs beside them.
+type StateMachine interface {
+	// Apply carries out a committed command and returns what the proposer gets back, on whichever node that is. It must
+	// be deterministic: same index, same bytes, same effect. A refused command is an answer like any other. The same
+	// command may arrive at two indexes (a proposer that was not sure tried again), so commands carry ids.
+	Apply(index uint64, command []byte) []byte
+	// Snapshot captures the state as of now, quickly; the returned function writes the captured state later, while
+	// Apply goes on. An error means: no snapshot this time.
+	Snapshot() (func(w io.Writer) error, error)
+	// Restore replaces the whole state by a snapshot. After an error the node does not start, or asks again.
+	Restore(r io.Reader) error
+}
+
+// Peers is how a ledger talks to the ledgers of other nodes beside raft's own stream: over the peer API. Both
+// functions are called from many goroutines and must return when ctx is done.
+type Peers struct {
+	// Forward hands a command to Accept of the node at address and returns its answer unchanged. Every error is taken
+	// as "perhaps not done" and leads to another attempt; errors of the other side may be mapped to this package's own.
+	Forward func(ctx context.Context, address string, command []byte) ([]byte, error)
+	// Pulse returns what Pulse says on the node at address.
+	Pulse func(ctx context.Context, address string) (Pulse, error)
+}
+
+// Timing holds raft's periods; zero means the default. The defaults bear machines that are emulated without KVM and
+// lose the processor for a second. Heartbeat <= Election and Lease <= Heartbeat are required.
+type Timing struct {
+	Heartbeat time.Duration // a voter that hears nothing for this long asks for votes; 2 s
+	Election  time.Duration // a vote that is not decided by then starts anew; 2 s
+	Lease     time.Duration // a leader without a majority steps down after this long; 1 s
+	Commit    time.Duration // idle leaders tell their commit index this often; 50 ms
+}
+
+// Compaction says when the log is cut; zero means the default.
+type Compaction struct {
+	Interval  time.Duration // between looks at the log; 30 s
+	Threshold uint64        // entries since the last snapshot that are worth a new one; 4096
+	Trailing  uint64        // entries kept behind a snapshot for members that are a little late; 2048
+}
+
+// Options of a ledger. Everything but Timing, Compaction and Logger is required.
+type Options struct {
+	Dir        string       // data directory, this package's alone
+	ID         swarm.NodeID // this node
+	Address    string       // host:port at which the others reach Listener
+	Listener   net.Listener // incoming raft streams, already authenticated; closed by Run
+	Dial       func(ctx context.Context, address string) (net.Conn, error)
+	Peers      Peers
+	FSM        StateMachine
+	Timing     Timing
+	Compaction Compaction
+	Logger     *slog.Logger
+}
+
+// Ledger is one node's part of the replicated log. All methods may be called from any goroutine; those that need raft
+// wait for Run to have started it.
+type Ledger struct {
+	opt   Options
+	log   *slog.Logger
+	store *store
+	fsm   *fsm
+
+	raft     *raft.Raft    // set before started is closed
+	started  chan struct{} // closed when raft runs
+	stopping chan struct{} // closed when Run begins to shut down, or Close was called
+	stopOnce sync.Once
+	running  atomic.Bool
+	requests gate          // raft requests under way
+	changing chan struct{} // holds one token: one change of members at a time
+
+	leadership signal
+	contactMu  sync.Mutex
+	contact    time.Time // the leader was in office then, by a round trip; zero: never
+}
+
+// Open checks the options and opens (or creates) the data directory. It starts nothing. The caller calls Run, or
+// Close if it does not come to that. Errors: ErrFormat, ErrOtherNode, ErrInUse, and those of the file system.
+func Open(opt Options) (*Ledger, error) {
+	if err := opt.complete(); err != nil {
+		return nil, fmt.Errorf("open ledger: %w", err)
+	}
+	s, err := openStore(opt.Dir, opt.ID, opt.Logger)
+	if err != nil {
+		return nil, fmt.Errorf("open ledger in %s: %w", opt.Dir, err)
+	}
+	l := &Ledger{
+		opt:      opt,
+		log:      opt.Logger,
+		store:    s,
+		fsm:      newFSM(opt.FSM),
+		started:  make(chan struct{}),
+		stopping: make(chan struct{}),
+		changing: make(chan struct{}, 1),
+	}
+	l.changing <- struct{}{}
+	return l, nil
+}
+
+func (o *Options) complete() error {
+	switch {
+	case o.Dir == "":
+		return errors.New("no data directory given")
+	case o.ID == "":
+		return errors.New("no node id given")
+	case o.Listener == nil || o.Dial == nil:
+		return errors.New("no way to talk to other ledgers given: Listener and Dial are required")
+	case o.Peers.Forward == nil || o.Peers.Pulse == nil:
+		return errors.New("no peer API given: Forward and Pulse are required")
+	case o.FSM == nil:
+		return errors.New("no state machine given")
+	}
+	if host, _, err := net.SplitHostPort(o.Address); err != nil {
+		return fmt.Errorf("address %q: %w", o.Address, err)
+	} else if host == "" {
+		return fmt.Errorf("address %q: others need a host to reach this node at", o.Address)
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	setDefault(&o.Timing.Heartbeat, 2*time.Second)
+	setDefault(&o.Timing.Election, 2*time.Second)
+	setDefault(&o.Timing.Lease, time.Second)
+	setDefault(&o.Timing.Commit, 50*time.Millisecond)
+	setDefault(&o.Compaction.Interval, 30*time.Second)
+	setDefault(&o.Compaction.Threshold, 4096)
+	setDefault(&o.Compaction.Trailing, 2048)
+	conf := o.raftConfig()
+	return raft.ValidateConfig(conf)
+}
+
+func setDefault[T comparable](v *T, to T) {
+	var zero T
+	if *v == zero {
+		*v = to
+	}
+}
+
+// nudge is what the first heartbeat and election timeout are longer than asked for: see hurry.
+const nudge = time.Millisecond
+
+func (o *Options) raftConfig() *raft.Config {
+	conf := raft.DefaultConfig()
+	conf.LocalID = raft.ServerID(o.ID)
+	conf.HeartbeatTimeout = o.Timing.Heartbeat + nudge
+	conf.ElectionTimeout = o.Timing.Election + nudge
+	conf.LeaderLeaseTimeout = o.Timing.Lease
+	conf.CommitTimeout = o.Timing.Commit
+	conf.SnapshotInterval = o.Compaction.Interval
+	conf.SnapshotThreshold = o.Compaction.Threshold
+	conf.TrailingLogs = o.Compaction.Trailing
+	// A removed node stays up: whether it ends is for the node to decide, who may want to say why.
+	conf.ShutdownOnRemove = false
+	conf.NoLegacyTelemetry = true
+	conf.Logger = newRaftLogger(o.Logger)
+	return conf
+}
+
+// HasState tells whether the data directory holds a ledger to resume. Without, the node must found a swarm or be added
+// to one as a learner.
+func (l *Ledger) HasState() bool { return l.store.hasState }
+
+// Found makes a new swarm in which this node is the only voter. It comes before Run. A directory that has state
+// returns ErrHasState.
+func (l *Ledger) Found() error {
+	if l.running.Load() {
+		return errors.New("found swarm: ledger runs already")
+	}
+	if err := l.store.found(l.opt.raftConfig(), l.opt.Address); err != nil {
+		return fmt.Errorf("found swarm: %w", err)
+	}
+	l.log.Info("swarm founded", "node", l.opt.ID, "address", l.opt.Address)
+	return nil
+}
+
+// Close releases the data directory of a ledger that was never run. After Run it does nothing.
+func (l *Ledger) Close() error {
+	if l.running.Swap(true) {
+		return nil
+	}
+	l.stopOnce.Do(func() { close(l.stopping) })
+	return errors.Join(l.opt.Listener.Close(), l.store.close())
+}
+
+// Run takes part in the ledger until ctx is done. On return the stream listener, the data directory and all goroutines
+// are released. Cancelled is nil; an error means that the ledger could not start or not end in order.
+func (l *Ledger) Run(ctx context.Context) error {
+	if l.running.Swap(true) {
+		return errors.New("run ledger: it ran before; a ledger runs once")
+	}
+	stream := newStream(l.opt.Address, l.opt.Listener, l.opt.Dial)
+	conf := l.opt.raftConfig()
+	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream:  stream,
+		MaxPool: 3, // heartbeats, entries and votes of one peer at the same time
+		Timeout: ioTimeout,
+		Logger:  conf.Logger,
+	})
+	r, err := raft.NewRaft(conf, l.fsm, l.store.logs, l.store.stable, l.store.snapshots, transport)
+	if err != nil {
+		l.stopOnce.Do(func() { close(l.stopping) })
+		stream.cut()
+		return errors.Join(fmt.Errorf("start raft: %w", err), transport.Close(), stream.wait(), l.store.close())
+	}
+	l.raft = r
+	observations := make(chan raft.Observation, 1) // one is enough: it only says "look again"
+	observer := raft.NewObserver(observations, false, func(o *raft.Observation) bool {
+		switch o.Data.(type) {
+		case raft.LeaderObservation, raft.RaftState:
+			return true
+		}
+		return false
+	})
+	r.RegisterObserver(observer)
+	close(l.started)
+	l.hurry(r)
+
+	var loops sync.WaitGroup
+	loops.Go(func() { l.keepContact(ctx) })
+	watching, stopWatching := context.WithCancel(context.WithoutCancel(ctx)) // until leadership is handed over
+	loops.Go(func() { l.watch(watching, observations) })
+	<-ctx.Done()
+	err = l.shutdown(r, stream)
+	stopWatching()
+	loops.Wait()
+	r.DeregisterObserver(observer)
+	return err
+}
+
+// ioTimeout bounds one exchange with a peer. Long, because an emulated machine may need seconds to sync its disk;
+// failures are found by heartbeats, not by this.
+const ioTimeout = 10 * time.Second
+
+// hurry lets the only voter elect itself at once instead of after a heartbeat timeout in which nobody could call.
+// Lowering the timeout of a running raft makes it look at its timer immediately (raft.ReloadConfig).
+func (l *Ledger) hurry(r *raft.Raft) {
+	voters := 0
+	self := false
+	for _, server := range r.GetConfiguration().Configuration().Servers {
+		if server.Suffrage == raft.Voter {
+			voters++
+			self = self || server.ID == raft.ServerID(l.opt.ID)
+		}
+	}
+	if voters != 1 || !self {
+		return
+	}
+	reload := r.ReloadableConfig()
+	reload.HeartbeatTimeout -= nudge
+	reload.ElectionTimeout -= nudge
+	if err := r.ReloadConfig(reload); err != nil {
+		l.log.Debug("hurry election", "error", err)
+	}
+}
+
+// watch turns raft's observations into the leadership signal and the machine's diary.
+func (l *Ledger) watch(ctx context.Context, observations <-chan raft.Observation) {
+	var last swarm.NodeID
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-observations:
+		}
+		id, address, ok := l.Leader()
+		l.leadership.announce()
+		if ok && id != last {
+			l.log.Info("ledger has a leader", "leader", id, "address", address, "self", id == l.opt.ID)
+		} else if !ok && last != "" {
+			l.log.Info("ledger has no leader", "was", last)
+		}
+		last = id
+	}
+}
+
+// shutdown ends in the order in which the others suffer least: first no new requests, so that those under way get
+// their answer; then leadership goes to someone who stays, so that the others need not wait for a timeout; then the
+// streams are cut, so that raft's goroutines do not sit out a deadline; then raft; the files last, since raft writes
+// until its end.
+func (l *Ledger) shutdown(r *raft.Raft, stream *stream) error {
+	l.stopOnce.Do(func() { close(l.stopping) })
+	bound := l.opt.Timing.Election
+	if !l.requests.closeAndWait(bound) {
+		l.log.Info("ledger stops with requests unanswered", "waited", bound)
+	}
+	l.giveLeadershipAway(r, bound)
+	stream.cut()
+	err := r.Shutdown().Error()
+	if e := stream.wait(); e != nil {
+		err = errors.Join(err, e)
+	}
+	if e := l.store.close(); e != nil {
+		err = errors.Join(err, fmt.Errorf("close ledger data: %w", e))
+	}
+	l.leadership.announce()
+	if err != nil {
+		return fmt.Errorf("stop ledger: %w", err)
+	}
+	return nil
+}
+
+func (l *Ledger) giveLeadershipAway(r *raft.Raft, bound time.Duration) {
+	if r.State() != raft.Leader {
+		return
+	}
+	others := 0
+	for _, m := range l.Members() {
+		if m.Voter && m.ID != l.opt.ID {
+			others++
+		}
+	}
+	if others == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), bound+bound/2) // raft gives up by itself after bound
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- r.LeadershipTransfer().Error() }()
+	var err error
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err == nil {
+		// We only stepped down. The other still needs our vote, which must leave before the streams are cut.
+		err = l.awaitLeader(ctx, func(id swarm.NodeID) bool { return id != l.opt.ID })
+	}
+	if err != nil {
+		l.log.Info("ledger stops without handing leadership over", "error", err)
+	}
+}
+
+// awaitLeader returns when a leader is known that want accepts.
+func (l *Ledger) awaitLeader(ctx context.Context, want func(swarm.NodeID) bool) error {
+	for {
+		changed := l.leadership.next()
+		if id, _, ok := l.Leader(); ok && want(id) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ErrNoLeader, ctx.Err())
+		}
+	}
+}

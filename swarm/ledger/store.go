@@ -1,0 +1,161 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"offshoot/swarm"
+)
+
+// The data directory:
+//
+//	format      one line: what wrote this, and for which node
+//	raft.db     log entries, term and vote (bbolt; synced before an entry counts)
+//	snapshots/  the newest two
+const (
+	formatFile   = "format"
+	logFile      = "raft.db"
+	formatPrefix = "offshoot-ledger"
+	// formatVersion changes when older code can not read what newer code wrote, or the other way round.
+	formatVersion = "1"
+	keepSnapshots = 2 // the newest, and one in case that the newest is damaged
+	logCache      = 512
+)
+
+type store struct {
+	bolt      *raftboltdb.BoltStore
+	logs      raft.LogStore
+	stable    raft.StableStore
+	snapshots raft.SnapshotStore
+	hasState  bool
+}
+
+func openStore(dir string, id swarm.NodeID, logger *slog.Logger) (*store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := claim(dir, id); err != nil {
+		return nil, err
+	}
+	bolt, err := raftboltdb.New(raftboltdb.Options{
+		Path: filepath.Join(dir, logFile),
+		// Long enough for a predecessor that is about to end, short enough to tell a person soon.
+		BoltOptions: &bbolt.Options{Timeout: 2 * time.Second},
+	})
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return nil, fmt.Errorf("%w: stop it first", ErrInUse)
+	} else if err != nil {
+		return nil, fmt.Errorf("%s: %w", logFile, err)
+	}
+	s := &store{bolt: bolt, stable: bolt}
+	if err := s.openRest(dir, logger); err != nil {
+		return nil, errors.Join(err, bolt.Close())
+	}
+	return s, nil
+}
+
+func (s *store) openRest(dir string, logger *slog.Logger) error {
+	var err error
+	if s.logs, err = raft.NewLogCache(logCache, s.bolt); err != nil {
+		return fmt.Errorf("log cache: %w", err)
+	}
+	s.snapshots, err = raft.NewFileSnapshotStoreWithLogger(dir, keepSnapshots, newRaftLogger(logger))
+	if err != nil {
+		return fmt.Errorf("snapshots: %w", err)
+	}
+	if s.hasState, err = raft.HasExistingState(s.logs, s.stable, s.snapshots); err != nil {
+		return fmt.Errorf("look for state: %w", err)
+	}
+	return nil
+}
+
+func (s *store) found(conf *raft.Config, address string) error {
+	if s.hasState {
+		return ErrHasState
+	}
+	// BootstrapCluster only takes the transport for the peer lists of raft protocol 2, which we do not speak.
+	_, unused := raft.NewInmemTransport(raft.ServerAddress(address))
+	err := raft.BootstrapCluster(conf, s.logs, s.stable, s.snapshots, unused, raft.Configuration{
+		Servers: []raft.Server{{
+			Suffrage: raft.Voter, ID: conf.LocalID, Address: raft.ServerAddress(address),
+		}},
+	})
+	if errors.Is(err, raft.ErrCantBootstrap) {
+		return ErrHasState
+	}
+	if err != nil {
+		return err
+	}
+	s.hasState = true
+	return nil
+}
+
+func (s *store) close() error { return s.bolt.Close() }
+
+// claim checks that dir was written by this format for this node, and marks it so if it is new.
+func claim(dir string, id swarm.NodeID) error {
+	path := filepath.Join(dir, formatFile)
+	text, err := os.ReadFile(path)
+	switch {
+	case err == nil:
+		return checkFormat(string(text), id)
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(dir, logFile)); err == nil {
+		return fmt.Errorf("%w: it has a %s but no %s file", ErrFormat, logFile, formatFile)
+	}
+	return writeDurably(path, []byte(formatLine(id)))
+}
+
+func formatLine(id swarm.NodeID) string {
+	return fmt.Sprintf("%s %s %s\n", formatPrefix, formatVersion, id)
+}
+
+// checkFormat compares a format file with what this program writes for this node.
+func checkFormat(text string, id swarm.NodeID) error {
+	fields := strings.Fields(text)
+	if len(fields) != 3 || fields[0] != formatPrefix {
+		return fmt.Errorf("%w: its %s file is not ours", ErrFormat, formatFile)
+	}
+	if fields[1] != formatVersion {
+		return fmt.Errorf("%w: it is version %s, this program reads version %s; run the program that wrote it, or start with an empty directory",
+			ErrFormat, fields[1], formatVersion)
+	}
+	if fields[2] != string(id) {
+		return fmt.Errorf("%w: it was written by node %s, this is node %s", ErrOtherNode, fields[2], id)
+	}
+	return nil
+}
+
+// writeDurably makes path hold text whole or not at all, also after a power loss.
+func writeDurably(path string, text []byte) error {
+	temporary := path + ".new"
+	f, err := os.OpenFile(temporary, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", temporary, err)
+	}
+	if err := os.Rename(temporary, path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
