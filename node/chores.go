@@ -77,7 +77,7 @@ func sameProfile(a, b swarm.Profile) bool {
 }
 
 // warmPause is the time between two attempts to fetch what is missing.
-const warmPause = 2 * time.Second
+const warmPause = 5 * time.Second
 
 // keepWarm fetches what the profiles need, now and whenever they change.
 func (s *services) keepWarm(ctx context.Context) error {

@@ -85,17 +85,35 @@ type renewals struct {
 	mu    sync.Mutex
 	since time.Duration
 	last  map[uint64]time.Duration // by term, which is unique in the swarm
+	given map[uint64]bool          // terms whose end is being written down
 }
 
 func newRenewals(clock func() time.Duration) *renewals {
-	return &renewals{clock: clock, since: clock(), last: map[uint64]time.Duration{}}
+	return &renewals{clock: clock, since: clock(), last: map[uint64]time.Duration{}, given: map[uint64]bool{}}
 }
 
-// confirm notes that the holder of a term was told that it may go on.
-func (r *renewals) confirm(term uint64) {
+// confirm notes that the holder of a term is told that it may go on; false means that it may not, because its duty is on
+// its way to another.
+func (r *renewals) confirm(term uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.given[term] {
+		return false
+	}
 	r.last[term] = r.clock()
+	return true
+}
+
+// giveAway ends a term whose holder must have stopped: from now on it is not confirmed any more, so that a holder that asks
+// while the grant to another is being written down does not go on beside it. False means that it was confirmed since.
+func (r *renewals) giveAway(s swarm.Segment) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	over := r.over(s)
+	if over {
+		r.given[s.Duty.Term] = true
+	}
+	return over
 }
 
 // reset starts a new leadership.
@@ -103,7 +121,7 @@ func (r *renewals) reset() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.since = r.clock()
-	r.last = map[uint64]time.Duration{}
+	r.last, r.given = map[uint64]time.Duration{}, map[uint64]bool{}
 }
 
 // expired says whether the holder of a duty must have stopped by now. A term that was never confirmed here counts from
@@ -111,6 +129,10 @@ func (r *renewals) reset() {
 func (r *renewals) expired(s swarm.Segment) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.over(s)
+}
+
+func (r *renewals) over(s swarm.Segment) bool {
 	if s.Duty.Holder == "" {
 		return true
 	}

@@ -7,10 +7,12 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"offshoot/node/internal/agent"
 	"offshoot/node/internal/api"
 	"offshoot/node/internal/image"
+	"offshoot/node/internal/install"
 	"offshoot/node/internal/segment"
 	"offshoot/swarm"
 )
@@ -34,6 +36,8 @@ var (
 	ErrNetworkInUse = segment.ErrNetworkInUse
 	ErrRights       = segment.ErrRights
 	ErrImage        = image.ErrFormat
+	ErrTruncated    = image.ErrTruncated
+	ErrNoSystem     = image.ErrNoSystem
 )
 
 // ImageOptions say what BuildImage makes.
@@ -41,6 +45,16 @@ type ImageOptions = image.Options
 
 // BuildImage makes a bootable golden disk image.
 func BuildImage(ctx context.Context, o ImageOptions) error { return image.Build(ctx, o) }
+
+// ProbeFor spreads the usual DISCOVERs of a probe over another time than the usual ten seconds.
+func ProbeFor(listen time.Duration) segment.Schedule {
+	usual := segment.DefaultSchedule()
+	out := segment.Schedule{Listen: listen}
+	for _, at := range usual.Sends {
+		out.Sends = append(out.Sends, time.Duration(float64(at)*float64(listen)/float64(usual.Listen))) // nanoseconds squared do not fit
+	}
+	return out
+}
 
 // ParseNetwork reads the seed's own address with the length of its network; a network without a host address means its
 // first address.
@@ -52,7 +66,16 @@ func ParseNetwork(s string) (netip.Prefix, error) {
 	if p.Masked() == p {
 		p = netip.PrefixFrom(p.Addr().Next(), p.Bits())
 	}
+	if !p.Addr().IsGlobalUnicast() || !p.Contains(p.Addr().Next()) {
+		return p, fmt.Errorf("%q: no machine can have that address (loopback, multicast, or the network's broadcast address)", s)
+	}
 	return p, nil
+}
+
+// CheckDisk says whether a disk selector can be understood.
+func CheckDisk(selector string) error {
+	_, err := install.ParseSelector(selector)
+	return err
 }
 
 // ParseRange reads the range that further segments are cut from.
@@ -67,9 +90,19 @@ func ParseRange(s string) (netip.Prefix, error) {
 // progress tells an operator in one line what has become of each machine.
 func (s *services) progress(ctx context.Context) error {
 	told := map[swarm.MAC]string{}
+	blocked := map[string]string{}
 	for {
 		changed := s.state.Changed()
 		view := s.state.View()
+		for _, g := range view.Segments() {
+			switch {
+			case g.Blocked != "" && g.Blocked != blocked[g.ID]:
+				s.node.o.Say(fmt.Sprintf("blocked   segment %s is not served: %s", g.ID, g.Blocked))
+			case g.Blocked == "" && blocked[g.ID] != "":
+				s.node.o.Say(fmt.Sprintf("segment   %s is served again", g.ID))
+			}
+			blocked[g.ID] = g.Blocked
+		}
 		for _, m := range view.Machines() {
 			if line := machineLine(view, m); line != told[m.MAC] && !m.FirstSeen.IsZero() {
 				told[m.MAC] = line

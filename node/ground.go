@@ -40,6 +40,7 @@ type ground struct {
 	mu    sync.Mutex
 	said  []swarm.Port // what the hello frames say
 	doors map[netip.Addr]*http.Server
+	deaf  bool // a door did not open, and that was said
 }
 
 func (g *ground) String() string         { return "ground" }
@@ -272,7 +273,10 @@ func (g *ground) openDoors(ports []swarm.Port, all *sync.WaitGroup) {
 		}
 		l, err := net.Listen("tcp", netip.AddrPortFrom(addr, web.Port).String())
 		if err != nil {
-			g.log.Debug("web is not open yet", "address", addr, "error", err)
+			if !g.deaf { // each second is too often to say it
+				g.log.Warn("web is not open yet; it will be tried again", "address", addr, "error", err)
+			}
+			g.deaf = true
 			continue
 		}
 		server := &http.Server{Handler: g.web, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}

@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -68,6 +69,12 @@ func New(o Options) (*Node, error) {
 // ErrNoSwarm: the data directory holds nothing to run.
 var ErrNoSwarm = errors.New("this machine is not part of a swarm")
 
+// ErrNoImage: a swarm cannot be founded without something to install.
+var ErrNoImage = errors.New("nothing to install")
+
+// ErrNotStarted: the node holds nothing yet that could be handed over.
+var ErrNotStarted = errors.New("the node has not started yet")
+
 // Run is the node's life: it founds, joins or resumes, serves until ctx ends, and has put everything back when it returns.
 func (n *Node) Run(ctx context.Context) (err error) {
 	if err := segment.Rights(); err != nil {
@@ -115,7 +122,7 @@ func (n *Node) seed(ctx context.Context, s *services, member bool) error {
 		return fmt.Errorf("%s belongs to an installed node: run `offshoot node`, or choose another --data-dir", n.o.DataDir)
 	}
 	if !member && seed.Image == "" {
-		return errors.New("nothing to install: name a disk image with --image, for example one made by: offshoot image build debian:13 -o debian13.raw.zst")
+		return fmt.Errorf("%w: name a disk image with --image, for example one made by: offshoot image build debian:13 -o debian13.raw.zst", ErrNoImage)
 	}
 	port, address, err := seed.stake(ctx, s.undo, s.memory.Port)
 	if err != nil {
@@ -128,7 +135,12 @@ func (n *Node) seed(ctx context.Context, s *services, member bool) error {
 	defer stop()
 	started := time.Now()
 	go func() {
-		prober := segment.Prober{Log: n.log, Mark: s.mark(), Mine: func(x segment.Server) bool { return x.ID == address.Addr() }}
+		// The ledger does not run yet: whom it met last is what a seed that comes back knows of its swarm.
+		mine := func(x segment.Server) bool {
+			met := slices.ContainsFunc(s.memory.Members, func(m netip.AddrPort) bool { return m.Addr() == x.ID })
+			return met || x.ID == address.Addr() && x.MAC == port.MAC
+		}
+		prober := segment.Prober{Log: n.log, Mark: s.mark(), Mine: mine}
 		probed <- seed.probe(probing, port, prober)
 	}()
 	if err := s.stock(ctx, seed); err != nil {
@@ -201,7 +213,7 @@ func (n *Node) installed(ctx context.Context, s *services, join joinFile, member
 func (n *Node) Leave(ctx context.Context) error {
 	s := n.services.Load()
 	if s == nil {
-		return errors.New("the node has not started yet")
+		return ErrNotStarted
 	}
 	return s.leave(ctx)
 }

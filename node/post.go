@@ -259,6 +259,7 @@ func (w *watch) dhcp(p *post) (task.Task, error) {
 			// The agent keeps its lease while it writes an image; nobody renews for a machine without an operating system.
 			IPXELease: time.Hour,
 			Sole:      true,
+			Mark:      w.mark(),
 		},
 		Ledger: &leases{w.replica, p.segment.ID, p.segment.Duty.Term},
 		Duty:   func() dhcp.DutyState { return w.standing(p) },

@@ -69,7 +69,9 @@ func (s *service) RenewDuty(_ context.Context, from swarm.NodeID, segment string
 	if n, ok := view.Node(from); !ok || !n.Eligible() {
 		return fmt.Errorf("%w: node %s may not hold duty", peer.ErrRefused, from)
 	}
-	s.renewals.confirm(term)
+	if !s.renewals.confirm(term) {
+		return fmt.Errorf("%w: duty on segment %s in term %d is being given to another", peer.ErrRefused, segment, term)
+	}
 	return nil
 }
 

@@ -28,8 +28,11 @@ const (
 	lost                // it was there
 )
 
+// quorumProof is how old the last proof may be that a majority follows the leader.
+const quorumProof = 10 * time.Second
+
 // Status describes the whole swarm.
-func (p *picture) Status(ctx context.Context) status.Status {
+func (p *picture) Status(context.Context) status.Status {
 	view := p.state.View()
 	settings, _ := view.Settings()
 	s := status.Status{Swarm: settings.Swarm, Pin: settings.Pin, Version: p.version, Time: time.Now(), Problems: []status.Problem{}}
@@ -37,7 +40,7 @@ func (p *picture) Status(ctx context.Context) status.Status {
 	s.Asked = names[p.self()]
 	leader, _, hasLeader := p.ledger.Leader()
 	s.Leader = names[leader]
-	s.Quorum = hasLeader && p.ledger.Verify(ctx) == nil
+	s.Quorum = hasLeader && p.ledger.LeaderContact() < quorumProof
 	roles := p.roles(leader)
 	for _, n := range view.Nodes() {
 		s.Nodes = append(s.Nodes, p.node(view, n, roles))

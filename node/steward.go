@@ -36,14 +36,15 @@ func (s *steward) String() string { return "steward" }
 func (s *steward) Run(ctx context.Context) error {
 	ticker := time.NewTicker(stewardPause)
 	defer ticker.Stop()
-	led := false
+	led := uint64(0) // the term of the ledger in which this node led last
 	for {
 		changed, leadership, members := s.state.Changed(), s.ledger.LeadershipChanged(), s.members()
 		leads := s.ledger.IsLeader()
-		if leads && !led {
+		// By term: a node that lost and regained leadership during one long round has not seen what was confirmed between.
+		if term := s.ledger.Pulse().Term; leads && term != led {
 			s.renewals.reset()
+			led = term
 		}
-		led = leads
 		if leads {
 			s.look(ctx)
 		}
@@ -77,6 +78,9 @@ func (s *steward) duties(ctx context.Context) error {
 		op := swarm.Assign(view, segment, swarm.Liveness{Alive: s.alive, Expired: s.renewals.expired})
 		if op == nil {
 			continue
+		}
+		if _, grant := op.(swarm.GrantDuty); grant && !s.renewals.giveAway(segment) {
+			continue // it was confirmed a moment ago
 		}
 		if err := s.decide(ctx, op); err != nil && !errors.Is(err, swarm.ErrConflict) {
 			return err

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -21,8 +22,12 @@ archive's keys. Any raw or qcow2 cloud image works with offshoot seed as well.
 RELEASE is debian:13 or debian:12.`,
 		Example: `  offshoot image build debian:13 -o debian13.raw.zst
   offshoot image build debian:13 -o lab.raw.zst --kernel linux-image-cloud-amd64 --packages curl,tcpdump`,
-		Args: exactly("RELEASE (for example debian:13)"),
+		Args:      exactly("RELEASE (for example debian:13)"),
+		ValidArgs: []string{"debian:13", "debian:12", "debian:trixie", "debian:bookworm"},
 		RunE: func(c *cobra.Command, args []string) error {
+			if !slices.Contains(c.ValidArgs, args[0]) {
+				return usage("%q is not a release that can be built: choose debian:13 or debian:12", args[0])
+			}
 			o.Release = args[0]
 			if o.Output == "" {
 				return usage("say where to: --output FILE.raw.zst")

@@ -10,6 +10,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/spf13/cobra"
+
 	"offshoot/node"
 )
 
@@ -41,6 +43,8 @@ func run(args []string) int {
 	defer stop()
 	root := newRoot()
 	root.SetArgs(args)
+	understood := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { understood = true }
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK
@@ -50,6 +54,9 @@ func run(args []string) int {
 		return exitInterrupted
 	}
 	say("offshoot: " + err.Error())
+	if !understood { // cobra's own commands have their own errors
+		return exitUsage
+	}
 	return codeOf(err)
 }
 
@@ -57,7 +64,8 @@ func run(args []string) int {
 func codeOf(err error) int {
 	var usage *usageError
 	switch {
-	case errors.As(err, &usage), errors.Is(err, node.ErrNoPort), errors.Is(err, node.ErrNoChoice), errors.Is(err, node.ErrNoLink), errors.Is(err, node.ErrUnfit):
+	case errors.As(err, &usage), errors.Is(err, node.ErrNoPort), errors.Is(err, node.ErrNoChoice), errors.Is(err, node.ErrNoLink), errors.Is(err, node.ErrUnfit),
+		errors.Is(err, node.ErrNoImage), errors.Is(err, node.ErrImage), errors.Is(err, node.ErrTruncated), errors.Is(err, node.ErrNoSystem):
 		return exitUsage
 	case errors.Is(err, node.ErrForeignDHCP), errors.Is(err, node.ErrNetworkInUse):
 		return exitRefused

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,19 +23,22 @@ type output struct{ format string }
 
 func (o *output) flag(c *cobra.Command) {
 	c.Flags().StringVarP(&o.format, "output", "o", "table", "table for people, json for programs")
+	c.PreRunE = func(*cobra.Command, []string) error {
+		if o.format != "table" && o.format != "json" {
+			return usage("--output %q: want table or json", o.format)
+		}
+		return nil
+	}
 }
 
 // print writes v as JSON, or lets the table do it.
 func (o *output) print(v any, table func() error) error {
-	switch o.format {
-	case "json":
-		e := json.NewEncoder(os.Stdout)
-		e.SetIndent("", "  ")
-		return e.Encode(v)
-	case "table":
+	if o.format == "table" {
 		return table()
 	}
-	return usage("--output %q: want table or json", o.format)
+	e := json.NewEncoder(os.Stdout)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
 }
 
 func newStatus(s *settings) *cobra.Command {
@@ -47,6 +51,9 @@ func newStatus(s *settings) *cobra.Command {
 		Short: "Show who is there, who does what, what is being installed, and what is wrong",
 		Long: `status asks the node on this machine for the whole swarm. Problems come first, each with the next
 step. The exit code is 5 while the swarm cannot decide anything, 4 if no node runs here.`,
+		Example: `  offshoot status
+  offshoot status --watch
+  offshoot status -o json | jq .problems`,
 		Args: exactly(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			client := s.client()
@@ -83,7 +90,7 @@ step. The exit code is 5 while the swarm cannot decide anything, 4 if no node ru
 func newSwarm(s *settings) *cobra.Command {
 	var o output
 	members := &cobra.Command{
-		Use: "members", Short: "List the nodes", Args: exactly(),
+		Use: "members", Short: "List the nodes", Args: exactly(), Example: "  offshoot swarm members\n  offshoot swarm members -o json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			st, err := s.client().Status(c.Context())
 			if err != nil {
@@ -95,6 +102,9 @@ func newSwarm(s *settings) *cobra.Command {
 	o.flag(members)
 	leave := &cobra.Command{
 		Use: "leave", Short: "Hand everything over and take the node on this machine out of the swarm", Args: exactly(),
+		Long: `leave passes every duty of this node on, gives up its vote, and stops it. It refuses, and changes nothing,
+while no other living node is on a segment that this one serves.`,
+		Example: "  offshoot swarm leave",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := s.client().Leave(c.Context()); err != nil {
 				return err
@@ -111,6 +121,7 @@ func onMachine(use, short, long string, do func(ctx context.Context, mac swarm.M
 	words := append([]string{"MAC"}, more...)
 	return &cobra.Command{
 		Use: use, Short: short, Long: long, Args: exactly(words...),
+		Example: "  offshoot machine " + strings.NewReplacer("MAC", "52:54:00:12:34:56", "NAME", "rack1-3").Replace(use),
 		RunE: func(c *cobra.Command, args []string) error {
 			mac, err := swarm.ParseMAC(args[0])
 			if err != nil {
@@ -124,7 +135,7 @@ func onMachine(use, short, long string, do func(ctx context.Context, mac swarm.M
 func newMachine(s *settings) *cobra.Command {
 	var list, show, why output
 	ls := &cobra.Command{
-		Use: "list", Short: "List the machines that were seen or named", Args: exactly(),
+		Use: "list", Short: "List the machines that were seen or named", Args: exactly(), Example: "  offshoot machine list",
 		RunE: func(c *cobra.Command, _ []string) error {
 			st, err := s.client().Status(c.Context())
 			if err != nil {
@@ -157,12 +168,16 @@ Nodes remember the last packets of each machine since they started.`, func(ctx c
 		`arm is what allows a disk to be written. It holds for one installation; afterwards the machine
 boots its own disk again. A disk that holds data is refused unless --wipe says that it may go.`,
 		func(ctx context.Context, mac swarm.MAC, _ []string) error {
+			if err := node.CheckDisk(arm.Disk); err != nil {
+				return usage("--disk: %w", err)
+			}
 			if err := s.client().Arm(ctx, mac, arm); err != nil {
 				return err
 			}
 			say("armed     " + string(mac) + " is installed when it next boots from the network")
 			return nil
 		})
+	armed.Example += "\n  offshoot machine arm --wipe --disk smallest 52:54:00:12:34:56"
 	armed.Flags().StringVar(&arm.Profile, "profile", "", "what to install (default: the swarm's profile)")
 	armed.Flags().StringVar(&arm.Disk, "disk", "", "disk to install to: /dev/NAME, serial=…, wwn=…, size>=…, smallest")
 	armed.Flags().BoolVar(&arm.Wipe, "wipe", false, "overwrite a disk that holds foreign data")

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -57,6 +58,8 @@ Nothing is written to a machine that was not armed, and no address is given on a
 somebody else serves.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Args:          cobra.ArbitraryArgs, // or cobra answers an unknown command itself
+		RunE:          noCommand,
 	}
 	dataDir := os.Getenv("OFFSHOOT_DATA_DIR")
 	if dataDir == "" {
@@ -89,16 +92,22 @@ func exactly(words ...string) cobra.PositionalArgs {
 // group is a command that only holds others.
 func group(use, short string, children ...*cobra.Command) *cobra.Command {
 	g := &cobra.Command{
-		Use: use, Short: short,
-		RunE: func(c *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usage("%s has no command %q; see: %s --help", c.CommandPath(), args[0], c.CommandPath())
-			}
-			return c.Help()
-		},
+		Use: use, Short: short, RunE: noCommand,
 	}
 	g.AddCommand(children...)
 	return g
+}
+
+// noCommand is what a command does that only holds others.
+func noCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return c.Help()
+	}
+	near := ""
+	if c.SuggestionsMinimumDistance = 2; len(c.SuggestionsFor(args[0])) > 0 {
+		near = ". Did you mean " + strings.Join(c.SuggestionsFor(args[0]), " or ") + "?"
+	}
+	return usage("%s has no command %q%s; see: %s --help", c.CommandPath(), args[0], near, c.CommandPath())
 }
 
 func newVersion() *cobra.Command {

@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/GehirnInc/crypt"
 	_ "github.com/GehirnInc/crypt/sha512_crypt" // registers crypt.SHA512
@@ -21,6 +22,7 @@ import (
 type seedFlags struct {
 	iface, network, within, image, kernel, modules, disk, passwordHash, sshKey, expand, name, kernelArgs string
 	voters                                                                                               int
+	probe                                                                                                time.Duration
 	autoApprove                                                                                          bool
 }
 
@@ -55,6 +57,7 @@ first time. Ctrl-C hands everything over first; a second Ctrl-C leaves at once.`
 	fl.BoolVar(&f.autoApprove, "auto-approve", false, "arm every machine that shows itself, once")
 	fl.StringVar(&f.expand, "expand", "auto", "open segments on other ports of installed nodes: auto or never")
 	fl.IntVar(&f.voters, "voters", node.DefaultVoters, "how many nodes at most vote on the ledger; odd")
+	fl.DurationVar(&f.probe, "probe", 10*time.Second, "how long to listen for other DHCP servers before serving; at least 1s")
 	fl.StringVar(&f.name, "name", "", "name of this node (default: the host name)")
 	return c
 }
@@ -62,7 +65,7 @@ first time. Ctrl-C hands everything over first; a second Ctrl-C leaves at once.`
 func (f *seedFlags) run(ctx context.Context, s *settings) error {
 	seed := &node.Seed{
 		Interface: f.iface, Image: f.image, Kernel: f.kernel, Modules: f.modules, Disk: f.disk, KernelArgs: f.kernelArgs, Voters: f.voters,
-		AutoApprove: f.autoApprove, Expand: f.expand == "auto",
+		AutoApprove: f.autoApprove, Expand: f.expand == "auto", Probe: node.ProbeFor(f.probe),
 	}
 	var err error
 	if f.network != "" {
@@ -80,14 +83,21 @@ func (f *seedFlags) run(ctx context.Context, s *settings) error {
 		return usage("--expand %q: want auto or never", f.expand)
 	case f.voters < 1 || f.voters%2 == 0:
 		return usage("--voters %d: want an odd number, so that no half of them can be stuck", f.voters)
+	case f.probe < time.Second:
+		return usage("--probe %v: other DHCP servers need at least a second to answer", f.probe)
 	case (f.kernel == "") != (f.modules == ""):
 		return usage("--live-kernel and --live-modules belong together")
 	}
+	if err := node.CheckDisk(f.disk); err != nil {
+		return usage("--disk: %w", err)
+	}
 	if f.image != "" {
-		if _, err := os.Stat(f.image); err != nil {
+		if info, err := os.Stat(f.image); err != nil {
 			return usage("--image: %w", err)
+		} else if !info.Mode().IsRegular() {
+			return usage("--image: %s is not a file", f.image)
 		}
-		if err := f.access(seed); err != nil {
+		if err := f.access(ctx, seed); err != nil {
 			return err
 		}
 	}
@@ -103,14 +113,21 @@ func (f *seedFlags) run(ctx context.Context, s *settings) error {
 }
 
 // access finds out how people get into the new machines: somebody must be able to.
-func (f *seedFlags) access(seed *node.Seed) error {
+func (f *seedFlags) access(ctx context.Context, seed *node.Seed) error {
 	if f.sshKey != "" {
 		data, err := os.ReadFile(f.sshKey)
 		if err != nil {
 			return usage("--ssh-key: %w", err)
 		}
 		for line := range strings.Lines(string(data)) {
-			if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
+			line = strings.TrimSpace(line)
+			switch {
+			case line == "" || line[0] == '#':
+			case strings.Contains(line, "PRIVATE KEY"):
+				return usage("--ssh-key: %s is a private key, which must not leave this machine; name its .pub file", f.sshKey)
+			case !strings.Contains(line, " AAAA"): // each begins with a length of less than 2^14
+				return usage("--ssh-key: %s holds a line that is not a public key in the form of OpenSSH", f.sshKey)
+			default:
 				seed.SSHKeys = append(seed.SSHKeys, line)
 			}
 		}
@@ -132,18 +149,36 @@ func (f *seedFlags) access(seed *node.Seed) error {
 	if !term.IsTerminal(int(os.Stdin.Fd())) {
 		return usage("nobody could log in to the new machines: give --ssh-key FILE or --password-hash HASH, or run this on a terminal to be asked")
 	}
-	hash, err := askPassword()
+	hash, err := askPassword(ctx)
 	seed.RootHash = hash
 	return err
 }
 
 // askPassword returns the SHA-512 crypt hash of a password that was typed twice. The password itself is kept nowhere.
-func askPassword() (string, error) {
+func askPassword(ctx context.Context) (string, error) {
+	in := int(os.Stdin.Fd())
+	before, err := term.GetState(in)
+	if err != nil {
+		return "", fmt.Errorf("ask for a password: %w", err)
+	}
+	type answer struct {
+		typed []byte
+		err   error
+	}
 	ask := func(prompt string) ([]byte, error) {
 		_, _ = fmt.Fprint(os.Stderr, prompt)
-		p, err := term.ReadPassword(int(os.Stdin.Fd()))
-		say("")
-		return p, err
+		defer say("")
+		answers := make(chan answer, 1)
+		go func() {
+			typed, err := term.ReadPassword(in)
+			answers <- answer{typed, err}
+		}()
+		select {
+		case a := <-answers:
+			return a.typed, a.err
+		case <-ctx.Done(): // Ctrl-C is a signal, which ends no read
+			return nil, errors.Join(ctx.Err(), term.Restore(in, before))
+		}
 	}
 	first, err := ask("root password of new machines: ")
 	if err != nil {
@@ -198,6 +233,9 @@ func runNode(ctx context.Context, n *node.Node) error {
 			stop()
 			return <-ended
 		}
+		if errors.Is(err, node.ErrNotStarted) {
+			break
+		}
 		say("stopping  " + err.Error())
 		say("          the swarm stays in its data directory: started again, this node goes on. Ctrl-C leaves now")
 		select {
@@ -207,7 +245,10 @@ func runNode(ctx context.Context, n *node.Node) error {
 		}
 	}
 	stop()
-	return <-ended
+	if err := <-ended; err != nil {
+		return err
+	}
+	return context.Canceled // not all was handed over: callers are told by the exit code
 }
 
 func newNode(s *settings) *cobra.Command {

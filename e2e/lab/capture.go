@@ -22,14 +22,13 @@ import (
 const (
 	// captureSnap is more than any frame here, since offloads that would make longer ones are off.
 	captureSnap = 9216
-	// tcpSnap keeps headers and the request line of HTTP, but not the images that travel over it.
-	tcpSnap = 256
 	// captureBuffer holds about two seconds of the fastest transfer seen under TCG, in case we are not scheduled.
 	captureBuffer = 16 << 20
 )
 
-// Capture writes every frame of a network to a file in pcap format, TCP cut to its first 256 bytes. The file may be read
-// while it grows.
+// Capture writes the frames of a network to a file in pcap format: everything but the inside of TCP connections, of which it
+// keeps the beginnings and the ends. Images travel over TCP faster than a busy machine can write them down, and a capture
+// that misses frames proves nothing. The file may be read while it grows.
 type Capture struct {
 	path   string
 	conn   *socket.Conn
@@ -80,7 +79,7 @@ func (n *Network) rawSocket() (*socket.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	filter, err := bpf.Assemble(shortenTCP())
+	filter, err := bpf.Assemble(leaveOutStreams())
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
@@ -99,14 +98,18 @@ func (n *Network) rawSocket() (*socket.Conn, error) {
 	return conn, nil
 }
 
-// shortenTCP is a filter that accepts everything, but little of IPv4 TCP.
-func shortenTCP() []bpf.Instruction {
+// leaveOutStreams is a filter that accepts everything but IPv4 TCP segments without SYN, FIN or RST (RFC 9293, 3.1).
+func leaveOutStreams() []bpf.Instruction {
+	const ethernet, flags, synFinRst = 14, 13, 0x07
 	return []bpf.Instruction{
 		bpf.LoadAbsolute{Off: 12, Size: 2},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.ETH_P_IP, SkipTrue: 3},
-		bpf.LoadAbsolute{Off: 23, Size: 1},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.IPPROTO_TCP, SkipTrue: 1},
-		bpf.RetConstant{Val: tcpSnap},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.ETH_P_IP, SkipTrue: 6},
+		bpf.LoadAbsolute{Off: ethernet + 9, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.IPPROTO_TCP, SkipTrue: 4},
+		bpf.LoadMemShift{Off: ethernet}, // length of the IP header
+		bpf.LoadIndirect{Off: ethernet + flags, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: synFinRst, SkipTrue: 1},
+		bpf.RetConstant{Val: 0},
 		bpf.RetConstant{Val: captureSnap},
 	}
 }

@@ -48,9 +48,9 @@ func show(a netip.Addr) string {
 // growing: a last frame that is cut short is left out. So is everything on the DHCP ports that is not DHCP.
 func ReadDHCP(path string) ([]DHCPMessage, error) {
 	var found []DHCPMessage
-	err := readFrames(path, func(frame []byte, at time.Time) {
+	err := readFrames(path, func(frame []byte, info gopacket.CaptureInfo) {
 		if m, ok := parseDHCP(frame); ok {
-			m.Time = at
+			m.Time = info.Timestamp
 			found = append(found, m)
 		}
 	})
@@ -58,7 +58,7 @@ func ReadDHCP(path string) ([]DHCPMessage, error) {
 }
 
 // readFrames calls each for every complete frame; the bytes are valid during the call only.
-func readFrames(path string, each func(frame []byte, at time.Time)) error {
+func readFrames(path string, each func(frame []byte, info gopacket.CaptureInfo)) error {
 	file, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("read capture: %w", err)
@@ -76,7 +76,7 @@ func readFrames(path string, each func(frame []byte, at time.Time)) error {
 		case err != nil:
 			return fmt.Errorf("read capture %s: %w", path, err)
 		}
-		each(frame, info.Timestamp)
+		each(frame, info)
 	}
 }
 

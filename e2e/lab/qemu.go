@@ -121,14 +121,17 @@ func (s MachineSpec) arguments(name string, kvm bool, f files, nics []nic) []str
 
 // tcgCPU is what boots Debian 13's cloud kernel 6.12 to its login prompt reliably under QEMU 7.2's TCG:
 //
-//   - Without CMPXCHG16B, which the kernel's allocator uses where it can. The traces showed EFLAGS full of garbage after that
-//     instruction (trap flag: a debug exception in kmalloc; nested task: a protection fault on IRET). With it, seven of
-//     eleven boots panicked or hung, whatever the machine type, number of CPUs or threads; without it, none of thirteen.
-//     Price: it is no x86-64-v2, on which the RHEL family insists.
-//   - SSE and AES, which TLS wants, but no AVX: TCG is not faster with it (a P-256 signature takes 0.8 ms, with -cpu max
-//     1.3 ms; AES-GCM 14 and 12 MB/s). To boot, all models cost the same within the noise: 43 to 55 s of processor time
-//     to the login prompt. One CPU or two made no difference either, so a machine has one by default.
-const tcgCPU = "qemu64,-cx16,+ssse3,+sse4.1,+sse4.2,+popcnt,+aes,+pclmulqdq"
+//   - Without CMPXCHG16B, which the kernel's allocator uses where it can. The one trace that was read showed EFLAGS full of
+//     garbage after that instruction (trap flag: a debug exception in kmalloc; nested task: a protection fault on IRET).
+//     With it, seven of eleven boots panicked or hung, over several models, both machine types, one CPU and two; without it,
+//     none of thirteen. Price: it is no x86-64-v2, which some distributions demand.
+//   - SSE and AES, which TLS wants, but no AVX: TCG is not faster with it (a P-256 signature took 0.9 ms, with -cpu max
+//     1.3 ms; AES-GCM 14 MB/s, with -cpu max 12 to 13).
+//   - No SVM, for which the guest would load KVM.
+//
+// For the time to boot no model and no number of CPUs stood out from the noise of a busy computer: 43 to 63 s of
+// processor time to the login prompt.
+const tcgCPU = "qemu64,-cx16,-svm,+ssse3,+sse4.1,+sse4.2,+popcnt,+aes,+pclmulqdq"
 
 func acceleration(kvm bool) []string {
 	if kvm {

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gopacket/gopacket"
 	"golang.org/x/sys/unix"
 )
 
@@ -159,11 +160,11 @@ func TestHostsOfOneNetworkReachEachOtherAndTheCaptureShowsIt(t *testing.T) {
 		t.Errorf("host a does not have the address that MAC tells: %s", addr)
 	}
 	count := func() (fromA, fromB, tooLong int) {
-		err := readFrames(c.Path(), func(frame []byte, at time.Time) {
-			if time.Since(at).Abs() > time.Minute {
+		err := readFrames(c.Path(), func(frame []byte, info gopacket.CaptureInfo) {
+			if at := info.Timestamp; time.Since(at).Abs() > time.Minute {
 				t.Errorf("a frame of %s", at)
 			}
-			if len(frame) > 1514 {
+			if info.Length > 1514 {
 				tooLong++
 			}
 			switch net.HardwareAddr(frame[6:12]).String() {

@@ -57,6 +57,17 @@ func FirstLight(ctx context.Context, w *World) (Report, error) {
 	return f.report, f.curtain(ctx)
 }
 
+// OneMachine tells the first two acts only: a bare machine with this firmware is installed by the seed and takes over.
+func OneMachine(ctx context.Context, w *World, firmware lab.Firmware) error {
+	f := &firstLight{World: w, firmware: firmware, machines: map[string]*lab.Machine{}, report: Report{PowerOn: map[string]time.Time{}}}
+	ctx, cancel := context.WithTimeout(ctx, 2*actTime)
+	defer cancel()
+	if err := f.found(ctx); err != nil {
+		return err
+	}
+	return f.first(ctx)
+}
+
 // power makes a bare machine, names it, and switches it on.
 func (f *firstLight) power(ctx context.Context, name string, via func(ctx context.Context, args ...string) (string, error), networks ...*lab.Network) error {
 	m, err := f.Lab.Machine(name, lab.MachineSpec{Networks: networks, Disk: 4 << 30, CPUs: 2, Firmware: f.firmware})

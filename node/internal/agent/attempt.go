@@ -75,7 +75,7 @@ func (r *run) open(ctx context.Context, cfg install.Config, inv install.Inventor
 
 func (r *run) writeImage(ctx context.Context, cfg install.Config, disk *heldDisk) error {
 	stream := r.client.download(ctx, cfg.Image.URL, cfg.Image.Size)
-	defer stream.Close() //nolint:errcheck // never fails
+	defer stream.Close()
 	source := image.Source{
 		Format: image.Format(cfg.Image.Format), Size: cfg.Image.Size, SHA256: cfg.Image.SHA256,
 		Stream: stream, Random: random{r.client, ctx, cfg.Image.URL, cfg.Image.Size},

@@ -104,7 +104,7 @@ func (c *client) do(ctx context.Context, method, path string, body []byte, read 
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read from
+	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		return answer(resp)
 	}
@@ -225,7 +225,7 @@ func (d *download) connect() error {
 
 func (d *download) request() error {
 	ctx, cancel := context.WithCancel(d.ctx)
-	resp, err := d.c.get(ctx, d.url, d.at, d.size)
+	resp, err := d.c.get(ctx, d.url, d.at, d.size) //nolint:bodyclose // drop closes it, when it ends or breaks
 	if err != nil {
 		cancel()
 		return err
@@ -291,7 +291,7 @@ func (r random) ReadAt(p []byte, off int64) (int, error) {
 		if err != nil {
 			return err
 		}
-		defer resp.Body.Close() //nolint:errcheck // only read from
+		defer resp.Body.Close()
 		_, err = io.ReadFull(resp.Body, want)
 		return err
 	})

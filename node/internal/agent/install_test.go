@@ -62,6 +62,30 @@ func TestImageMayFillTheDiskToTheLastSector(t *testing.T) {
 	checkInstalled(t, disk)
 }
 
+// A killed process must not leave a mount behind: what others see is what would stay.
+func TestRootIsMountedForNobodyElse(t *testing.T) {
+	need(t, true)
+	disk := blankDisk(t, imageSize)
+	if err := os.WriteFile(disk, testImage(t), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	root := image.Root{Partition: image.Partition{Number: 1, Offset: rootOffset, Size: rootSize}, FS: "ext4"}
+	var inside, others string
+	err := withRoot(disk, root, t.TempDir(), func(dir string) error {
+		inside = dir
+		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/mounts", os.Getppid()))
+		others = string(raw)
+		_, stat := os.Stat(dir + "/etc/shadow")
+		return errors.Join(err, stat)
+	})
+	if err != nil || strings.Contains(others, inside) {
+		t.Errorf("%v; the parent sees %s", err, others)
+	}
+	if _, err := os.Stat(inside); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("mount point is left: %v", err)
+	}
+}
+
 func TestInterruptedInstallNeverBootsAndIsTakenUpAgain(t *testing.T) {
 	need(t, true)
 	raw := testImage(t)
@@ -268,7 +292,7 @@ func readAt(t *testing.T, path string, off, n int64) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // only read from
+	defer f.Close()
 	p := make([]byte, n)
 	if _, err := f.ReadAt(p, off); err != nil {
 		t.Fatal(err)

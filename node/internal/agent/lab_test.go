@@ -219,7 +219,7 @@ func checkInstalled(t *testing.T, disk string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer src.Close() //nolint:errcheck // only read from
+	defer src.Close()
 	raw := make([]byte, rootSize)
 	if _, err := src.ReadAt(raw, rootOffset); err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 
@@ -13,7 +14,27 @@ import (
 
 // withRoot mounts the root file system of a disk whose partition table the kernel cannot see yet, because it is written
 // last: through a loop device that covers just the partition. Everything is on stable storage when it returns nil.
-func withRoot(disk string, root image.Root, scratch string, use func(dir string) error) (err error) {
+//
+// Mount and use happen on a thread of their own, in a mount namespace of its own: a process that is killed in the middle
+// leaves neither a mount nor a busy loop device behind.
+func withRoot(disk string, root image.Root, scratch string, use func(dir string) error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // for ever: the thread ends with the goroutine, and the namespace with it
+		err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS)
+		if err == nil {
+			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+		}
+		if err != nil {
+			done <- fmt.Errorf("private mount namespace: %w", err)
+			return
+		}
+		done <- mountAndUse(disk, root, scratch, use)
+	}()
+	return <-done
+}
+
+func mountAndUse(disk string, root image.Root, scratch string, use func(dir string) error) (err error) {
 	loop, err := attachLoop(disk, root)
 	if err != nil {
 		return fmt.Errorf("loop device on partition %d of %s: %w", root.Number, disk, err)
@@ -78,13 +99,13 @@ func attachLoop(disk string, root image.Root) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer back.Close() //nolint:errcheck // the kernel has its own reference then
+	defer back.Close()
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer control.Close() //nolint:errcheck // only asked
-	for range 16 {        // another process may take the free one first
+	defer control.Close()
+	for range 16 { // another process may take the free one first
 		n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
 		if err != nil {
 			return nil, err

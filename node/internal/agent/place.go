@@ -95,7 +95,7 @@ func (p placer) binary(from, want string) error {
 	if err != nil {
 		return err
 	}
-	defer src.Close() //nolint:errcheck // only read from
+	defer src.Close()
 	if err := p.root.MkdirAll("usr/local/bin", 0o755); err != nil {
 		return err
 	}

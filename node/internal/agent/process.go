@@ -28,7 +28,7 @@ func (p Process) Inventory(context.Context) (install.Inventory, error) {
 	if err != nil {
 		return inv, err
 	}
-	defer f.Close() //nolint:errcheck // only read from
+	defer f.Close()
 	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		return inv, fmt.Errorf("size of %s: %w", p.Disk, err)

@@ -112,7 +112,11 @@ func decision[T any](d Desk, op func(swarm.MAC, T) swarm.Op) func(http.ResponseW
 		var body T
 		in := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
 		in.DisallowUnknownFields()
-		if err := in.Decode(&body); err != nil && !errors.Is(err, io.EOF) {
+		err := in.Decode(&body)
+		if err == nil && in.More() {
+			err = errors.New("data after the document")
+		}
+		if err != nil && !errors.Is(err, io.EOF) { // an empty body takes the defaults
 			http.Error(w, "request: "+err.Error(), http.StatusBadRequest)
 			return
 		}
@@ -134,9 +138,15 @@ func answer(w http.ResponseWriter, value any, err error) {
 	_ = json.NewEncoder(w).Encode(value) // the operator has gone: nothing to be done
 }
 
+// maxSocketPath is what fits into a sockaddr_un with its final zero (unix(7)), bytes.
+const maxSocketPath = 107
+
 // Serve answers on the node's socket until ctx ends.
 func Serve(ctx context.Context, dataDir string, h http.Handler) error {
 	path := Socket(dataDir)
+	if len(path) > maxSocketPath {
+		return fmt.Errorf("the operator socket %s has a path of %d bytes, sockets can have %d: choose a shorter --data-dir", path, len(path), maxSocketPath)
+	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove the old operator socket: %w", err) // we hold the directory's lock: it is a dead one
 	}
@@ -188,19 +198,22 @@ func NewClient(dataDir string) *Client {
 // Status asks for the status document.
 func (c *Client) Status(ctx context.Context) (status.Status, error) {
 	var s status.Status
-	return s, c.call(ctx, "GET", "/v1/status", nil, &s)
+	err := c.call(ctx, "GET", "/v1/status", nil, &s)
+	return s, err
 }
 
 // Machine asks for one machine with its timeline.
 func (c *Client) Machine(ctx context.Context, mac swarm.MAC) (status.Machine, error) {
 	var m status.Machine
-	return m, c.call(ctx, "GET", "/v1/machines/"+string(mac), nil, &m)
+	err := c.call(ctx, "GET", "/v1/machines/"+string(mac), nil, &m)
+	return m, err
 }
 
 // Why asks what every node saw of a machine.
 func (c *Client) Why(ctx context.Context, mac swarm.MAC) ([]status.Trace, error) {
 	var t []status.Trace
-	return t, c.call(ctx, "GET", "/v1/machines/"+string(mac)+"/why", nil, &t)
+	err := c.call(ctx, "GET", "/v1/machines/"+string(mac)+"/why", nil, &t)
+	return t, err
 }
 
 // Arm makes the next network boot of a machine an install.

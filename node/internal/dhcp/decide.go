@@ -88,6 +88,10 @@ func Decide(now time.Time, p *dhcpv4.DHCPv4, c Client, v View, cfg Config) Plan 
 	if why := servable(c, cfg); why != "" {
 		return silence("%s", why)
 	}
+	// RFC 3004: each user class is preceded by its length.
+	if class := p.Options.Get(dhcpv4.OptionUserClassInformation); cfg.Mark != "" && string(class) == string(rune(len(cfg.Mark)))+cfg.Mark {
+		return silence("a probe for foreign servers by a node of this swarm")
+	}
 	switch c.Message {
 	case dhcpv4.MessageTypeDiscover:
 		return d.discover()

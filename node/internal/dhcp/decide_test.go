@@ -373,3 +373,22 @@ func TestFirmwareFamiliesAreAllDecided(t *testing.T) {
 		}
 	}
 }
+
+func TestProbesOfOurOwnSwarmGetNoAnswer(t *testing.T) {
+	for mark, want := range map[string]bool{"offshoot a": false, "offshoot b": true} {
+		p, err := dhcpv4.New(dhcpv4.WithMessageType(dhcpv4.MessageTypeDiscover), dhcpv4.WithHwAddr(mac), dhcpv4.WithUserClass(mark, true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := Classify(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		own := testConfig()
+		own.Mark = "offshoot a"
+		plan := Decide(day, p, c, View{Duty: Full, Candidate: addr17}, own)
+		if got := plan.Reply != nil; got != want {
+			t.Errorf("probe marked %q: answered %v (%s)", mark, got, plan.Reason)
+		}
+	}
+}

@@ -83,6 +83,9 @@ type Config struct {
 	// Hostname is the name of a machine, "" if it has none. May be nil.
 	Hostname func(swarm.MAC) string
 
+	// Mark is the user class of our own probes for foreign servers: they get no answer. Empty: none.
+	Mark string
+
 	FirmwareLease time.Duration // 0: 2 minutes. Firmware forgets its address as soon as the boot program runs
 	IPXELease     time.Duration // 0: 10 minutes
 	Lease         time.Duration // 0: 1 hour

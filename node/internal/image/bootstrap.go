@@ -26,9 +26,10 @@ var (
 // killGrace is how long mmdebstrap gets to unmount and go after SIGTERM.
 const killGrace = 10 * time.Second
 
-// bootstrap leaves the root tree in dir/tree/root and GRUB's images in dir/boot.
-func (b *build) bootstrap(ctx context.Context, dir string) error {
-	for name, mode := range map[string]os.FileMode{"tree": 0o777, "fs": 0o777, "boot": 0o755} {
+// bootstrap leaves the root tree in tree/root and GRUB's images in boot, below the scratch directory.
+func (b *build) bootstrap(ctx context.Context) error {
+	dir := b.scratch
+	for name, mode := range map[string]os.FileMode{"tree": 0o777, "fs": 0o777, "tmp": 0o777 | os.ModeSticky, "boot": 0o755} {
 		p := filepath.Join(dir, name)
 		if err := os.Mkdir(p, 0o755); err != nil {
 			return err
@@ -63,7 +64,7 @@ func (b *build) bootstrap(ctx context.Context, dir string) error {
 	}
 	args = append(args, `--customize-hook=rm -r "$1/boot/.image"`, b.codename, filepath.Join(dir, "tree", "root"))
 	args = append(args, b.sources...)
-	return run(ctx, "mmdebstrap", args...)
+	return b.tool(ctx, "mmdebstrap", args...)
 }
 
 func (b *build) writeHook(path, text string) error {
@@ -105,8 +106,9 @@ mkfs.ext4 -q -F -L root -U "$3" -b 4096 -I 256 -i 16384 -J size=64 -m 1 -O "^met
 chmod 0644 "$2"
 `
 
-// makeFilesystems makes dir/fs/root.ext4 and dir/esp.fat and drops the tree.
-func (b *build) makeFilesystems(ctx context.Context, dir string) error {
+// makeFilesystems makes fs/root.ext4 and esp.fat.
+func (b *build) makeFilesystems(ctx context.Context) error {
+	dir := b.scratch
 	var rootSize int64
 	if b.Size > 0 {
 		rootSize = (b.Size - rootOffset - mib) &^ (mib - 1)
@@ -128,36 +130,38 @@ func (b *build) makeFilesystems(ctx context.Context, dir string) error {
 		return err
 	}
 	// One sector per cluster: with more, 64 MiB would be too few clusters for FAT32, which firmware is promised.
-	if err := run(ctx, "mkfs.vfat", "-F", "32", "-s", "1", "-n", "ESP", "-i", b.espID, esp); err != nil {
+	if err := b.tool(ctx, "mkfs.vfat", "-F", "32", "-s", "1", "-n", "ESP", "-i", b.espID, esp); err != nil {
 		return err
 	}
-	if err := run(ctx, "mmd", "-i", esp, "::/EFI", "::/EFI/BOOT"); err != nil {
+	if err := b.tool(ctx, "mmd", "-i", esp, "::/EFI", "::/EFI/BOOT"); err != nil {
 		return err
 	}
-	return run(ctx, "mcopy", "-i", esp, filepath.Join(dir, "boot", "bootx64.efi"), "::/EFI/BOOT/BOOTX64.EFI")
+	return b.tool(ctx, "mcopy", "-i", esp, filepath.Join(dir, "boot", "bootx64.efi"), "::/EFI/BOOT/BOOTX64.EFI")
 }
 
 // runInside runs a command as the owner of the tree.
 func (b *build) runInside(ctx context.Context, name string, args ...string) error {
 	if b.unshared {
-		return run(ctx, "mmdebstrap", append([]string{"--unshare-helper", name}, args...)...)
+		return b.tool(ctx, "mmdebstrap", append([]string{"--unshare-helper", name}, args...)...)
 	}
-	return run(ctx, name, args...)
+	return b.tool(ctx, name, args...)
 }
 
 // removeScratch needs the tree's owner too, and must work after the build's context ended.
-func (b *build) removeScratch(dir string) error {
+func (b *build) removeScratch() error {
+	dir := b.scratch
 	if b.unshared {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		_ = b.runInside(ctx, "rm", "-rf", filepath.Join(dir, "tree"), filepath.Join(dir, "fs"))
+		_ = b.runInside(ctx, "rm", "-rf", filepath.Join(dir, "tree"), filepath.Join(dir, "fs"), filepath.Join(dir, "tmp"))
 	}
 	return os.RemoveAll(dir)
 }
 
-// run runs one tool in a process group and a mount namespace of its own: a cancelled build kills the whole group, and what
+// tool runs one tool in a process group and a mount namespace of its own: a cancelled build kills the whole group, and what
 // was mounted in the tree is gone with its last process, so that removing the tree cannot reach this host's /dev.
-func run(ctx context.Context, name string, args ...string) error {
+// Its temporary files lie in the scratch that is removed, whatever happens to it.
+func (b *build) tool(ctx context.Context, name string, args ...string) error {
 	path, err := exec.LookPath(name)
 	if err != nil {
 		path = "/usr/sbin/" + name
@@ -165,7 +169,8 @@ func run(ctx context.Context, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, path, args...)
 	said := &tail{max: 2048}
 	cmd.Stdout, cmd.Stderr = said, said
-	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin", "DEBIAN_FRONTEND=noninteractive")
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin", "DEBIAN_FRONTEND=noninteractive",
+		"TMPDIR="+filepath.Join(b.scratch, "tmp"))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if os.Geteuid() == 0 {
 		cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS

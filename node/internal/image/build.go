@@ -70,6 +70,7 @@ type build struct {
 	packages []string
 	rootUUID string
 	espID    string // FAT volume id, eight hexadecimal digits
+	scratch  string // directory with everything that is removed at the end
 	unshared bool   // an ordinary user: the tree is owned by a user namespace
 }
 
@@ -145,15 +146,20 @@ func checkHost() error {
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
 		return fmt.Errorf("%w (golden images are built on Linux/amd64, this is %s/%s)", ErrHost, runtime.GOOS, runtime.GOARCH)
 	}
-	return missingTools(exec.LookPath)
+	return missingTools(exec.LookPath, os.Geteuid() == 0)
 }
 
-func missingTools(look func(string) (string, error)) error {
+func missingTools(look func(string) (string, error), root bool) error {
+	type tool struct{ tool, pkg string }
 	var tools, packages []string
-	for _, t := range []struct{ tool, pkg string }{
+	needed := []tool{
 		{"mmdebstrap", "mmdebstrap"}, {"apt-get", "apt"}, {"mkfs.ext4", "e2fsprogs"}, {"mkfs.vfat", "dosfstools"},
 		{"mmd", "mtools"}, {"mcopy", "mtools"},
-	} {
+	}
+	if !root {
+		needed = append(needed, tool{"newuidmap", "uidmap"}) // mmdebstrap's user namespace
+	}
+	for _, t := range needed {
 		if _, err := look(t.tool); err == nil {
 			continue
 		}
@@ -213,22 +219,23 @@ func (b *build) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, b.removeScratch(dir)) }()
+	b.scratch = dir
+	defer func() { err = errors.Join(err, b.removeScratch()) }()
 	// The user namespace's root is another user out here: it must be able to pass.
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
 	}
 
 	b.step("bootstrap " + b.codename)
-	if err := b.bootstrap(ctx, dir); err != nil {
+	if err := b.bootstrap(ctx); err != nil {
 		return err
 	}
 	b.step("make file systems")
-	if err := b.makeFilesystems(ctx, dir); err != nil {
+	if err := b.makeFilesystems(ctx); err != nil {
 		return err
 	}
 	b.step("assemble disk")
-	if err := b.assemble(ctx, dir, out); err != nil {
+	if err := b.assemble(ctx, out); err != nil {
 		return err
 	}
 	if err := out.Chmod(0o644); err != nil {
@@ -241,13 +248,13 @@ func (b *build) run(ctx context.Context) (err error) {
 }
 
 // assemble writes the disk to out, straight from its parts, so that no second copy of the disk lies around.
-func (b *build) assemble(ctx context.Context, dir string, out *os.File) error {
-	disk, size, closeParts, err := b.disk(dir)
+func (b *build) assemble(ctx context.Context, out *os.File) error {
+	disk, size, closeParts, err := b.disk()
 	if err != nil {
 		return err
 	}
 	defer closeParts()
-	src := contextReader{ctx, disk}
+	src := untilDone(ctx, disk)
 	if !b.compress {
 		return copySparse(out, src)
 	}
@@ -264,8 +271,8 @@ func (b *build) assemble(ctx context.Context, dir string, out *os.File) error {
 }
 
 // disk is the whole disk as one stream of size bytes.
-func (b *build) disk(dir string) (disk io.Reader, size int64, closeParts func(), err error) {
-	boot, core, err := readGRUB(filepath.Join(dir, "boot"))
+func (b *build) disk() (disk io.Reader, size int64, closeParts func(), err error) {
+	boot, core, err := readGRUB(filepath.Join(b.scratch, "boot"))
 	if err != nil {
 		return nil, 0, nil, err
 	}
@@ -276,7 +283,7 @@ func (b *build) disk(dir string) (disk io.Reader, size int64, closeParts func(),
 		}
 	}
 	for i, name := range []string{"esp.fat", "fs/root.ext4"} {
-		if parts[i], err = os.Open(filepath.Join(dir, name)); err != nil {
+		if parts[i], err = os.Open(filepath.Join(b.scratch, name)); err != nil {
 			closeParts()
 			return nil, 0, nil, err
 		}
@@ -292,17 +299,19 @@ func (b *build) disk(dir string) (disk io.Reader, size int64, closeParts func(),
 	return nil, 0, nil, err
 }
 
-// contextReader ends with ctx, so that a long copy does.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
+// readerFunc is a Read method.
+type readerFunc func(p []byte) (int, error)
 
-func (c contextReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// untilDone reads r and ends with ctx, so that a long copy does.
+func untilDone(ctx context.Context, r io.Reader) io.Reader {
+	return readerFunc(func(p []byte) (int, error) {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		return r.Read(p)
+	})
 }
 
 // copySparse writes r to an empty file and leaves runs of zeros as holes.
@@ -310,7 +319,7 @@ func copySparse(w *os.File, r io.Reader) error {
 	buf := make([]byte, mib)
 	var off int64
 	for {
-		n, err := io.ReadFull(r, buf)
+		n, err := fill(r, buf)
 		for p := 0; p < n; p += sparseUnit {
 			part := buf[p:min(p+sparseUnit, n)]
 			if isZero(part) {
@@ -321,7 +330,7 @@ func copySparse(w *os.File, r io.Reader) error {
 			}
 		}
 		off += int64(n)
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
+		if errors.Is(err, io.EOF) {
 			return w.Truncate(off)
 		}
 		if err != nil {

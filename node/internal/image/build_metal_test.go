@@ -22,7 +22,7 @@ func built(t *testing.T) string {
 	if p := os.Getenv("OFFSHOOT_TEST_IMAGE"); p != "" {
 		return p
 	}
-	need(t, "mmdebstrap")
+	need(t, "mmdebstrap", "mcopy", "mkfs.vfat", "mkfs.ext4")
 	out := filepath.Join(t.TempDir(), "debian13.raw.zst")
 	begin := time.Now()
 	err := Build(t.Context(), Options{
@@ -62,7 +62,7 @@ func written(t *testing.T, img string) string {
 	return disk
 }
 
-func TestGoldenImageBootsAndGrows(t *testing.T) {
+func TestGoldenImage(t *testing.T) {
 	need(t, "qemu-system-x86_64")
 	img := built(t)
 	t.Run("BIOS", func(t *testing.T) { bootAndGrow(t, written(t, img)) })
@@ -78,18 +78,21 @@ func TestGoldenImageBootsAndGrows(t *testing.T) {
 		}
 		bootAndGrow(t, written(t, img), "-drive", "if=pflash,format=raw,readonly=on,file="+code, "-drive", "if=pflash,format=raw,file="+own)
 	})
+	t.Run("nothing is in it that machines must not share", func(t *testing.T) { nothingShared(t, img) })
 }
 
-// bootAndGrow boots a disk until it asks for a login, and looks at the disk from outside then.
+// bootAndGrow boots a disk until it asks for a login, and looks at the disk from outside then. Always by emulation: a /dev/kvm
+// that opens may still not run a guest.
 func bootAndGrow(t *testing.T, disk string, extra ...string) {
-	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	serial := newWatcher("login:")
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", append([]string{
-		"-machine", "q35", "-accel", "kvm", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024", "-display", "none",
+		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024", "-display", "none",
 		"-monitor", "none", "-serial", "stdio", "-nic", "none", "-device", "virtio-rng-pci", "-drive", "file=" + disk + ",if=virtio,format=raw,cache=unsafe",
 	}, extra...)...)
-	cmd.Stdout = serial
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = serial, &said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	begin := time.Now()
 	if err := cmd.Start(); err != nil {
@@ -101,9 +104,11 @@ func bootAndGrow(t *testing.T, disk string, extra ...string) {
 	case <-serial.seen:
 		t.Logf("power-on to login prompt: %s", time.Since(begin).Round(time.Second))
 		cancel()
-		<-ended
+		if err := <-ended; err == nil {
+			t.Error("QEMU ended by itself")
+		}
 	case err := <-ended:
-		t.Fatalf("QEMU ended before a login prompt: %v\n%s", err, serial.text())
+		t.Fatalf("QEMU ended before a login prompt: %v\n%s\n%s", err, said.String(), serial.text())
 	}
 	f, err := os.Open(disk)
 	if err != nil {
@@ -146,8 +151,7 @@ func (w *watcher) Write(p []byte) (int, error) {
 
 func (w *watcher) text() string { return w.buf.String() }
 
-func TestNothingThatMachinesMustNotShareIsInTheImage(t *testing.T) {
-	img := built(t)
+func nothingShared(t *testing.T, img string) {
 	info, err := Inspect(img)
 	if err != nil {
 		t.Fatal(err)
@@ -178,8 +182,8 @@ func TestNothingThatMachinesMustNotShareIsInTheImage(t *testing.T) {
 		}
 	}
 	shadow, err := fsys.ReadFile("etc/shadow")
-	if err != nil || !bytes.HasPrefix(shadow, []byte("root:*:")) {
-		t.Errorf("root's password is not locked: %.40q, %v", shadow, err)
+	if err != nil || !bytes.Contains(append([]byte("\n"), shadow...), []byte("\nroot:*:")) {
+		t.Errorf("root's password is not locked (%v)", err)
 	}
 	kernel, modules, err := ExtractKernel(t.Context(), img, t.TempDir())
 	if err != nil {

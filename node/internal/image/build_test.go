@@ -33,7 +33,7 @@ func TestMissingToolsAreNamedWithTheirPackages(t *testing.T) {
 			return "", os.ErrNotExist
 		}
 		return tool, nil
-	})
+	}, true)
 	if !errors.Is(err, ErrHost) || !strings.HasSuffix(err.Error(), "missing mkfs.vfat, mmd, mcopy; on Debian or Ubuntu: apt-get install dosfstools mtools") {
 		t.Errorf("got %v", err)
 	}

@@ -141,8 +141,8 @@ func (i *Info) readHead(r io.ReaderAt) ([]byte, error) {
 	}
 	defer d.Close()
 	head := make([]byte, headSize)
-	n, err := io.ReadFull(d, head)
-	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+	n, err := fill(d, head)
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, decodeError(err)
 	}
 	if i.DiskSize >= 0 {

@@ -84,12 +84,12 @@ func expand(ctx context.Context, imagePath string, info Info, dir string) (_ *os
 		if err := out.Truncate(q.size); err != nil {
 			return nil, err
 		}
-		return out, q.replay(contextReader{ctx, in}, func(disk int64, data []byte) error {
+		return out, q.replay(untilDone(ctx, in), func(disk int64, data []byte) error {
 			_, err := out.WriteAt(data, disk)
 			return err
 		})
 	}
-	d, err := newDecoder(info.Format, contextReader{ctx, in})
+	d, err := newDecoder(info.Format, untilDone(ctx, in))
 	if err != nil {
 		return nil, err
 	}

@@ -64,7 +64,7 @@ func (in *intake) read(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		n, err := io.ReadFull(in.src, buf)
+		n, err := fill(in.src, buf)
 		in.sum.Write(buf[:n])
 		got := in.stored.Add(int64(n))
 		if n > 0 {
@@ -75,7 +75,7 @@ func (in *intake) read(ctx context.Context) error {
 			return fmt.Errorf("%w: it is longer than the %d bytes that were announced", ErrDigest, in.size)
 		case err == nil:
 			continue
-		case err != io.EOF && err != io.ErrUnexpectedEOF:
+		case !errors.Is(err, io.EOF):
 			if ctx.Err() != nil {
 				return ctx.Err() // we closed it
 			}
@@ -158,12 +158,7 @@ func (c *chunks) decode(ctx context.Context, f Format, src io.Reader) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		n := 0
-		for n < len(buf) && err == nil { // io.ReadFull would hide whether the disk ended or its stream was cut
-			var k int
-			k, err = d.Read(buf[n:])
-			n += k
-		}
+		n, err := fill(d, buf)
 		if n > 0 {
 			c.full <- buf[:n] // as many places as buffers: never blocks
 		}
@@ -188,4 +183,14 @@ func (c *chunks) release(buf []byte) { c.free <- buf[:cap(buf)] }
 func (c *chunks) stop() {
 	c.cancel()
 	c.done.Wait()
+}
+
+// fill reads until p is full or r says something. io.ReadFull would not tell a stream that ended from one that was cut.
+func fill(r io.Reader, p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var k int
+		k, err = r.Read(p[n:])
+		n += k
+	}
+	return n, err
 }

@@ -202,7 +202,8 @@ func (q *qcow2) unpack(pc piece, p, buf []byte) ([]byte, error) {
 		d = flate.NewReader(bytes.NewReader(p))
 	}
 	if _, err := io.ReadFull(d, want); err != nil {
-		return nil, fmt.Errorf("%w: compressed cluster at byte %d: %v", errQCOW2, pc.at, err)
+		// Not wrapped: an early end here is damage, not a file that was cut.
+		return nil, fmt.Errorf("%w: compressed cluster at byte %d: %s", errQCOW2, pc.at, err.Error())
 	}
 	return want, nil
 }

@@ -166,7 +166,7 @@ func (w *writer) feed(ctx context.Context, s Source) error {
 	defer chunks.stop()
 	for {
 		data, err := chunks.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err == nil {

@@ -50,7 +50,7 @@ func writeProgram(a *archive, binary string) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // only read from
+	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
 		return err

@@ -128,7 +128,7 @@ func checkKernel(path, version string) error {
 	if err != nil {
 		return fmt.Errorf("open kernel: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // only read from
+	defer f.Close()
 	head := make([]byte, 64<<10)
 	n, err := io.ReadFull(f, head)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
@@ -165,7 +165,7 @@ func checkStatic(path string) error {
 	if err != nil {
 		return fmt.Errorf("binary %s: %w", path, err)
 	}
-	defer f.Close() //nolint:errcheck // only read from
+	defer f.Close()
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP {
 			return fmt.Errorf("binary %s is dynamically linked and cannot be /init: build it with CGO_ENABLED=0", path)
@@ -213,7 +213,7 @@ func copyFile(w io.Writer, path string) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // only read from
+	defer f.Close()
 	if _, err = io.Copy(w, f); err != nil {
 		return fmt.Errorf("read %s: %w", path, err)
 	}

@@ -104,16 +104,16 @@ func TestDependenciesAgreeWithDepmod(t *testing.T) {
 	for _, m := range modules {
 		direct[moduleFile{path: m.path}.name()] = m.depends
 	}
-	var close func(string, map[string]bool)
-	close = func(name string, into map[string]bool) {
+	var reach func(string, map[string]bool)
+	reach = func(name string, into map[string]bool) {
 		for _, d := range direct[name] {
 			into[canonical(d)] = true
-			close(canonical(d), into)
+			reach(canonical(d), into)
 		}
 	}
 	for name := range direct {
 		got := make(map[string]bool)
-		close(name, got)
+		reach(name, got)
 		for d := range want[name] {
 			if !got[d] {
 				t.Errorf("%s: depmod says it needs %s", name, d)
@@ -208,7 +208,7 @@ func unpack(t *testing.T, path string) map[string][]byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // only read from
+	defer f.Close()
 	z, err := zstd.NewReader(f)
 	if err != nil {
 		t.Fatal(err)

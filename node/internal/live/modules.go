@@ -199,7 +199,7 @@ func decompress(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // only read from
+	defer f.Close()
 	var r io.Reader = f
 	switch filepath.Ext(path) {
 	case ".xz":

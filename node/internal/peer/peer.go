@@ -231,7 +231,8 @@ func (c *Client) Traces(ctx context.Context, addr string, mac swarm.MAC) ([]stat
 		return nil, err
 	}
 	var out []status.Trace
-	return out, json.Unmarshal(data, &out)
+	err = json.Unmarshal(data, &out)
+	return out, err
 }
 
 func (c *Client) call(ctx context.Context, addr, method, path string, body []byte) ([]byte, error) {

@@ -338,6 +338,7 @@ func (s *Server) event(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, v, refuse(http.StatusConflict, "%v", err))
 		return
 	}
+	s.written(v, e)
 	s.o.Trace(v.machine.MAC, what(r), fmt.Sprintf("%s %d %% %s", e.Phase, e.Percent, e.Text), "")
 	w.WriteHeader(http.StatusOK)
 }
@@ -347,11 +348,14 @@ func (s *Server) worthWriting(v visit, e install.Event) bool {
 	defer s.mu.Unlock()
 	last := s.progress[v.machine.MAC]
 	same := last.install == e.Install && last.phase == string(e.Phase) && e.Inventory == nil && !e.Failed && !e.Final
-	if same && e.Percent < last.percent+progressStep && v.now.Sub(last.at) < progressTime {
-		return false
-	}
+	return !same || e.Percent >= last.percent+progressStep || v.now.Sub(last.at) >= progressTime
+}
+
+// written is noted only then: an event that could not be written down is sent again, and must count.
+func (s *Server) written(v visit, e install.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.progress[v.machine.MAC] = reported{e.Install, string(e.Phase), e.Percent, v.now}
-	return true
 }
 
 func (s *Server) artifact(w http.ResponseWriter, r *http.Request) {

@@ -1,0 +1,229 @@
+//go:build wire
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"offshoot/e2e/lab"
+	"offshoot/e2e/story"
+	"offshoot/node/status"
+)
+
+// moment is when the seed loses its power, in the life of m1.
+type moment struct {
+	name string
+	// come says from the seed's status and log whether it has come.
+	come func(s status.Status, log string) bool
+}
+
+var moments = []moment{
+	{"address-given", func(_ status.Status, log string) bool { return strings.Contains(log, "ACK 192.168.42") }},
+	{"ticket-minted", func(s status.Status, _ string) bool { return m1(s).State == "installing" }},
+	{"disk-chosen", func(s status.Status, _ string) bool { return reached(s, "disk") }},
+	{"image-begun", func(s status.Status, _ string) bool { return reached(s, "image") }},
+	{"configuring", func(s status.Status, _ string) bool { return reached(s, "configure") }},
+	{"installed", func(s status.Status, _ string) bool { return m1(s).State == "installed" }},
+	{"redeemed", func(s status.Status, _ string) bool { return m1(s).Node != "" }},
+	{"joined", func(s status.Status, _ string) bool { return m1Node(s).State == status.NodeAlive }},
+	{"voting", func(s status.Status, _ string) bool { r := m1Node(s).Role; return r == "voter" || r == "leader" }},
+	{"on-duty", func(s status.Status, _ string) bool { return slices.Contains(m1Node(s).Duties, "s1") }},
+}
+
+// order of the phases that an installation reports.
+var order = []string{"agent", "inventory", "disk", "image", "configure", "installed"}
+
+func reached(s status.Status, phase string) bool {
+	return slices.Index(order, m1(s).Phase) >= slices.Index(order, phase)
+}
+
+func m1(s status.Status) status.Machine {
+	for _, m := range s.Machines {
+		if m.Name == "m1" {
+			return m
+		}
+	}
+	return status.Machine{}
+}
+
+func m1Node(s status.Status) status.Node {
+	for _, n := range s.Nodes {
+		if n.Name == "m1" {
+			return n
+		}
+	}
+	return status.Node{}
+}
+
+// TestSeedMayDieAtAnyMomentOfTheHandoff kills the seed at ten moments of m1's way from bare disk to duty. Afterwards it
+// comes back, except when m1 holds the duty already, and m1 must end on duty; and at no time were there two answers to one
+// DHCP request, a disk that boots before it is whole, or two nodes from one ticket.
+func TestSeedMayDieAtAnyMomentOfTheHandoff(t *testing.T) {
+	lab.Need(t, lab.Wire, "sfdisk", "mke2fs")
+	ctx := t.Context()
+	binary := os.Getenv("OFFSHOOT_BIN")
+	if binary == "" {
+		t.Fatal("OFFSHOOT_BIN names no binary: run this with make test-wire")
+	}
+	small, err := story.NewSmall(ctx, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range moments {
+		t.Run(m.name, func(t *testing.T) {
+			t.Parallel()
+			dir := workDir(t)
+			w, err := story.NewWorld(story.Options{
+				Binary: binary, Image: small.Image, Dir: dir, Say: func(line string) { t.Log(line) },
+				Logger: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if err := w.Close(); err != nil {
+					t.Error(err)
+				}
+			}()
+			bounded, cancel := context.WithTimeout(ctx, 4*time.Minute)
+			defer cancel()
+			killAt(bounded, t, w, small, m)
+		})
+	}
+}
+
+func killAt(ctx context.Context, t *testing.T, w *story.World, small story.Small, m moment) {
+	flags := []string{"--auto-approve", "--probe", "1s", "--expand", "never", "--live-kernel", small.Kernel, "--live-modules", small.Modules}
+	seed, err := w.StartSeed(ctx, flags...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Until(ctx, seed, "the seed serves", func(s status.Status) string {
+		if len(s.Segments) == 0 || !s.Nodes[0].Warm {
+			return "not yet"
+		}
+		return ""
+	}); err != nil {
+		t.Fatal(err)
+	}
+	bare, err := w.NewBare("m1", small)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := seed.Offshoot(ctx, "machine", "name", bare.MAC.String(), "m1"); err != nil {
+		t.Fatal(err, out)
+	}
+	living, off := context.WithCancel(ctx)
+	life := make(chan error, 1)
+	go func() { life <- bare.Life(living) }()
+	defer func() {
+		off()
+		if err := <-life; err != nil {
+			t.Errorf("m1: %v", err)
+		}
+	}()
+	if err := await(ctx, seed, m); err != nil {
+		t.Fatal(err)
+	}
+	seed.Kill()
+	w.Say("seed killed: %s", m.name)
+	checkDisk(t, bare, "when the seed died")
+	if m.name != "on-duty" { // from then on it is not needed any more
+		if seed, err = w.StartSeed(ctx, flags...); err != nil {
+			t.Fatal(err)
+		}
+		// Unless m1 has everything already, the seed must bring it there.
+		if _, err := w.Until(ctx, seed, "m1 is on duty", onDuty); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := untilBare(ctx, w, bare)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes := 0
+	for _, n := range s.Nodes {
+		if n.Durable && n.State != status.NodeLeft {
+			nodes++
+		}
+		if n.Quarantine != "" {
+			t.Errorf("%s is in quarantine: %s", n.Name, n.Quarantine)
+		}
+	}
+	if nodes != 1 {
+		t.Errorf("%d nodes came from one machine: %+v", nodes, s.Nodes)
+	}
+	messages, err := lab.ReadDHCP(w.Captures["lan0"].Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(messages) < 4 {
+		t.Errorf("the capture holds %d DHCP messages: it proves nothing", len(messages))
+	}
+	for _, double := range lab.DoubleAnswers(messages) {
+		t.Errorf("a second answer on lan0: %s", double)
+	}
+}
+
+// await polls as quickly as it can: the moments are short.
+func await(ctx context.Context, seed *story.Daemon, m moment) error {
+	for {
+		log, err := os.ReadFile(seed.Log)
+		if err != nil {
+			return err
+		}
+		s, err := seed.Status(ctx)
+		if err != nil {
+			return fmt.Errorf("wait for %s: %w", m.name, err)
+		}
+		if m.come(s, string(log)) {
+			return nil
+		}
+		if m := m1(s); m.State == "held" {
+			return errors.New("m1 is held: " + m.Reason)
+		}
+	}
+}
+
+func onDuty(s status.Status) string {
+	n := m1Node(s)
+	switch {
+	case m1(s).State == "held":
+		return "held: " + m1(s).Reason
+	case !slices.Contains(n.Duties, "s1") || !n.Warm:
+		return fmt.Sprintf("m1 is %s, warm %v, duties %v", n.State, n.Warm, n.Duties)
+	case s.Leader != "m1":
+		return "led by " + s.Leader
+	}
+	return ""
+}
+
+func untilBare(ctx context.Context, w *story.World, b *story.Bare) (status.Status, error) {
+	return w.Until(ctx, b, "m1 itself says that it is on duty", onDuty)
+}
+
+// checkDisk: what boots must be whole.
+func checkDisk(t *testing.T, b *story.Bare, when string) {
+	boots, err := b.Boots()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !boots {
+		return
+	}
+	whole, err := b.Whole()
+	if err != nil {
+		t.Fatalf("%s the disk would boot: %v", when, err)
+	}
+	if !whole {
+		t.Errorf("%s the disk would boot, but is not whole", when)
+	}
+}
