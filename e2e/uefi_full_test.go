@@ -26,7 +26,7 @@ func TestMachineWithUEFIIsInstalledAndTakesOver(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if err := story.OneMachine(t.Context(), w, lab.UEFI); err != nil {
+	if _, _, err := story.OneMachine(t.Context(), w, lab.UEFI); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -145,7 +145,7 @@ func (n *Node) seed(ctx context.Context, s *services, member bool) error {
 	}()
 	if err := s.stock(ctx, seed); err != nil {
 		stop()
-		<-probed
+		_ = <-probed // it ends because of stop
 		return err
 	}
 	n.log.Info("profile is ready", "took", time.Since(started))

@@ -280,7 +280,7 @@ func (w *watch) note(mac swarm.MAC, kind, text string) {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		if err := w.decide(ctx, swarm.Note{MAC: mac, Kind: kind, Text: text, Warn: true}); err != nil {
-			w.log.Warn(text, "mac", mac, "kind", kind, "timeline", err)
+			w.log.Warn("warning is not on the timeline", "mac", mac, "kind", kind, "text", text, "error", err)
 		}
 	}()
 }

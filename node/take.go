@@ -32,9 +32,7 @@ type taker struct {
 	undo     *segment.Journal
 	log      *slog.Logger
 
-	// Known once the services run.
-	replica *replica
-	warm    <-chan struct{}
+	replica *replica // known once the services run
 }
 
 var _ handoff.Taker = (*taker)(nil)

@@ -229,11 +229,11 @@ func (s *State) Restore(r io.Reader) error {
 		if err := in.Decode(&row); err != nil {
 			return fmt.Errorf("read snapshot: %w", err)
 		}
-		make, ok := fresh[row.Table]
+		blank, ok := fresh[row.Table]
 		if !ok {
 			return fmt.Errorf("read snapshot: unknown table %q: upgrade this node", row.Table)
 		}
-		object := make()
+		object := blank()
 		if err := decodeStrict(row.Row, object); err != nil {
 			return fmt.Errorf("read snapshot of %s: %w", row.Table, err)
 		}

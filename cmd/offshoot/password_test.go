@@ -110,8 +110,7 @@ func TestCtrlCEndsTheQuestionForAPassword(t *testing.T) {
 			t.Errorf("ended with %v, want exit code %d; it said %q", err, exitInterrupted, said)
 		}
 	case <-time.After(20 * time.Second):
-		_ = c.Process.Kill()
-		<-ended
+		_, _ = c.Process.Kill(), <-ended
 		t.Fatalf("Ctrl-C did not end it; it said %q", said)
 	}
 	tty.awaitEcho(t, true)

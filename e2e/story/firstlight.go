@@ -35,8 +35,7 @@ type firstLight struct {
 // FirstLight tells the main job from end to end: a bare machine is installed from the seed, becomes a node, takes over its
 // segment, and installs the next ones.
 func FirstLight(ctx context.Context, w *World) (Report, error) {
-	f := &firstLight{World: w, firmware: lab.BIOS, machines: map[string]*lab.Machine{}}
-	f.report = Report{Timelines: map[string]string{}, PowerOn: map[string]time.Time{}, Machines: map[string]status.Machine{}}
+	f := newFirstLight(w, lab.BIOS)
 	for _, act := range []struct {
 		title string
 		play  func(context.Context) error
@@ -58,14 +57,24 @@ func FirstLight(ctx context.Context, w *World) (Report, error) {
 }
 
 // OneMachine tells the first two acts only: a bare machine with this firmware is installed by the seed and takes over.
-func OneMachine(ctx context.Context, w *World, firmware lab.Firmware) error {
-	f := &firstLight{World: w, firmware: firmware, machines: map[string]*lab.Machine{}, report: Report{PowerOn: map[string]time.Time{}}}
+func OneMachine(ctx context.Context, w *World, firmware lab.Firmware) (Report, *Shell, error) {
+	f := newFirstLight(w, firmware)
 	ctx, cancel := context.WithTimeout(ctx, 2*actTime)
 	defer cancel()
 	if err := f.found(ctx); err != nil {
-		return err
+		return f.report, nil, err
 	}
-	return f.first(ctx)
+	if err := f.first(ctx); err != nil {
+		return f.report, nil, err
+	}
+	return f.report, f.m1, f.timelines(ctx)
+}
+
+func newFirstLight(w *World, firmware lab.Firmware) *firstLight {
+	return &firstLight{
+		World: w, firmware: firmware, machines: map[string]*lab.Machine{},
+		report: Report{Timelines: map[string]string{}, PowerOn: map[string]time.Time{}, Machines: map[string]status.Machine{}},
+	}
 }
 
 // power makes a bare machine, names it, and switches it on.
@@ -172,6 +181,11 @@ func (f *firstLight) curtain(ctx context.Context) (err error) {
 	if f.report.Status, err = f.m2.Run(ctx, "offshoot swarm status"); err != nil {
 		return err
 	}
+	return f.timelines(ctx)
+}
+
+// timelines asks m1 for what became of each machine.
+func (f *firstLight) timelines(ctx context.Context) (err error) {
 	for name, m := range f.machines {
 		mac := m.MAC(0).String()
 		if f.report.Timelines[name], err = f.onM1(ctx, "machine", "show", mac); err != nil {

@@ -109,6 +109,56 @@ func TestSameKernelIsFoundThroughAMount(t *testing.T) {
 	}
 }
 
+func TestHolesAreZerosAndFragmentsAreInOrder(t *testing.T) {
+	want := make([]byte, 600_000) // holes, one of them at the end, and more extents than an inode holds
+	for at := 0; at+20_000 < len(want); at += 40_960 {
+		copy(want[at:], bytes.Repeat([]byte{byte(at>>12) + 1}, 20_000))
+	}
+	clear(want[590_000:])
+	disk := systemDisk(t, map[string]string{"etc/x/y": string(want), "etc/empty": ""})
+	root, err := RootPartition(bytes.NewReader(disk), int64(len(disk)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fsys, err := openExt4(bytes.NewReader(disk), root.Partition)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := fsys.ReadFile("etc/x/y"); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("file of %d bytes differs, %v", len(got), err)
+	}
+	if got, err := fsys.ReadFile("etc/empty"); err != nil || len(got) != 0 {
+		t.Errorf("empty file: %q, %v", got, err)
+	}
+	for _, name := range []string{"etc/none", "etc/x/y/z", "etc"} {
+		if _, err := fsys.ReadFile(name); err == nil {
+			t.Errorf("%s was read", name)
+		}
+	}
+}
+
+func FuzzExt4(f *testing.F) {
+	sb := make([]byte, 64<<10)
+	copy(sb[1024:], []byte{100, 0, 0, 0})
+	sb[1024+40], sb[1024+56], sb[1024+57], sb[1024+76], sb[1024+89], sb[1024+96] = 100, 0x53, 0xef, 1, 1, 0x42
+	sb[2048+8], sb[4096+256+1], sb[4096+256+34] = 4, 0x41, 8
+	copy(sb[4096+256+40:], []byte{0x0a, 0xf3, 1, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0})
+	sb[4096+256+5] = 4
+	copy(sb[8192:], []byte{2, 0, 0, 0, 0, 4, 1, 2, 'a'})
+	f.Add(sb)
+	f.Fuzz(func(t *testing.T, p []byte) {
+		e, err := openExt4(bytes.NewReader(p), Partition{Size: int64(len(p))})
+		if err != nil {
+			return
+		}
+		list, _ := e.ReadDir(".")
+		for _, d := range list[:min(len(list), 3)] {
+			_, _ = e.ReadFile(d.Name())
+			_, _ = e.ReadDir(d.Name() + "/" + d.Name())
+		}
+	})
+}
+
 func TestImageWithoutKernelIsAnError(t *testing.T) {
 	disk := systemDisk(t, map[string]string{"etc/hostname": "x"})
 	if _, _, err := ExtractKernel(t.Context(), save(t, "d", disk), t.TempDir()); !errors.Is(err, ErrNoKernel) {

@@ -37,10 +37,7 @@ func withMount(disk *os.File, root Root, scratch string, use func(tree) error) (
 		return err
 	}
 	defer func() { err = errors.Join(err, mounted.Close()) }()
-	return use(mounted.FS().(interface {
-		fs.ReadDirFS
-		fs.ReadFileFS
-	}))
+	return use(mountedTree{mounted.FS()})
 }
 
 // attachLoop returns an open, read-only loop device on one partition, which detaches itself when nobody uses it.
@@ -75,3 +72,12 @@ func attachLoop(disk *os.File, root Root) (*os.File, error) {
 	}
 	return nil, unix.EBUSY
 }
+
+// mountedTree is a tree on any file system of the standard library's.
+type mountedTree struct{ fs.FS }
+
+// ReadDir lists a directory.
+func (t mountedTree) ReadDir(name string) ([]fs.DirEntry, error) { return fs.ReadDir(t.FS, name) }
+
+// ReadFile reads a file.
+func (t mountedTree) ReadFile(name string) ([]byte, error) { return fs.ReadFile(t.FS, name) }

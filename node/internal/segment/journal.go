@@ -140,7 +140,7 @@ func (j *Journal) undo(ids []int) error {
 
 // do writes the change down and then makes it. The caller holds the lock. A change that failed stays written: it may have
 // been made in part, and undoing what was not made does nothing.
-func (j *Journal) do(c change, make func() error) (id int, err error) {
+func (j *Journal) do(c change, carryOut func() error) (id int, err error) {
 	j.last++
 	c.ID = j.last
 	j.file.Changes = append(j.file.Changes, c)
@@ -148,7 +148,7 @@ func (j *Journal) do(c change, make func() error) (id int, err error) {
 		j.file.Changes = j.file.Changes[:len(j.file.Changes)-1]
 		return 0, err
 	}
-	if err := make(); err != nil {
+	if err := carryOut(); err != nil {
 		return c.ID, fmt.Errorf("%s: %w", c, err)
 	}
 	j.log.Debug("change made", "change", c.String())
