@@ -123,6 +123,7 @@ func (w *watch) man(ctx, answering context.Context, p *post) {
 	var loops sync.WaitGroup
 	loops.Go(func() { w.renew(ctx, p) })
 	loops.Go(func() { w.guard(ctx, p) })
+	loops.Go(func() { w.noRouter(ctx, p) })
 	loops.Go(func() {
 		defer close(p.muted)
 		w.keep(answering, p, "dhcp", func() (task.Task, error) { return w.dhcp(p) })
@@ -210,6 +211,17 @@ func (w *watch) guard(ctx context.Context, p *post) {
 	}
 	if err := watcher.Run(ctx); err != nil && ctx.Err() == nil {
 		w.log.Warn("segment is not watched for foreign DHCP servers", "segment", p.segment.ID, "error", err)
+	}
+}
+
+// noRouter saves machines that boot their wait for an IPv6 router.
+func (w *watch) noRouter(ctx context.Context, p *post) {
+	port, err := portByMAC(p.port.MAC)
+	if err == nil {
+		err = (&segment.NoRouter{Port: port, Log: w.log}).Run(ctx)
+	}
+	if err != nil {
+		w.log.Debug("router solicitations are not answered", "segment", p.segment.ID, "error", err)
 	}
 }
 

@@ -424,7 +424,8 @@ func (s *services) leave(ctx context.Context) error {
 		return errors.New("this node is leaving already")
 	}
 	plan := handoff.Leave(s.node.o.DataDir, s.leaver, s.node.log)
-	if err := errors.Join(plan.Begin(), plan.Execute(ctx)); err != nil {
+	// From its beginning: a node that was cut off while it left came back, and may hold duties again.
+	if err := errors.Join(plan.Forget(), plan.Begin(), plan.Execute(ctx)); err != nil {
 		s.node.leaving.Store(false)
 		return errors.Join(err, plan.Forget())
 	}

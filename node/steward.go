@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"offshoot/swarm"
@@ -13,6 +14,9 @@ import (
 
 // stewardPause is how often the leader looks after the swarm when nothing changes, so that time-outs are noticed.
 const stewardPause = time.Second
+
+// roundTime bounds one round.
+const roundTime = 30 * time.Second
 
 // deadVoterGrace is how long a voter may be unreachable before its vote goes to another.
 const deadVoterGrace = time.Minute
@@ -32,41 +36,51 @@ type steward struct {
 
 func (s *steward) String() string { return "steward" }
 
-// Run looks after the swarm until ctx ends.
+// Run looks after the swarm until ctx ends: duties in one loop, because machines wait for them, members in another, because
+// changes there can hang on a slow node.
 func (s *steward) Run(ctx context.Context) error {
+	var loops sync.WaitGroup
+	loops.Go(func() {
+		var last time.Duration
+		s.loop(ctx, func(ctx context.Context) error {
+			// A leader that could not run for a while could not hear either: whoever asked to go on in that time must be
+			// given the chance to ask again.
+			if now := uptime(); now-last > dutyRenew+stewardPause {
+				s.renewals.reset()
+			}
+			err := s.duties(ctx)
+			last = uptime()
+			return err
+		})
+	})
+	loops.Go(func() {
+		s.loop(ctx, func(ctx context.Context) error { return errors.Join(s.admit(ctx), s.vote(ctx)) })
+	})
+	loops.Wait()
+	return nil
+}
+
+// loop makes a round whenever something has changed, and now and then, while this node leads. An error ends the round: the
+// next one sees what has become of it.
+func (s *steward) loop(ctx context.Context, round func(context.Context) error) {
 	ticker := time.NewTicker(stewardPause)
 	defer ticker.Stop()
-	led := uint64(0) // the term of the ledger in which this node led last
 	for {
 		changed, leadership, members := s.state.Changed(), s.ledger.LeadershipChanged(), s.members()
-		leads := s.ledger.IsLeader()
-		// By term: a node that lost and regained leadership during one long round has not seen what was confirmed between.
-		if term := s.ledger.Pulse().Term; leads && term != led {
-			s.renewals.reset()
-			led = term
-		}
-		if leads {
-			s.look(ctx)
+		if s.ledger.IsLeader() {
+			bounded, cancel := context.WithTimeout(ctx, roundTime)
+			if err := round(bounded); err != nil && ctx.Err() == nil && !errors.Is(err, ledger.ErrNotLeader) {
+				s.log.Debug("steward's round ended early", "error", err)
+			}
+			cancel()
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-ticker.C:
 		case <-changed:
 		case <-leadership:
 		case <-members:
-		}
-	}
-}
-
-// look makes one round. An error ends the round: the next one sees what has become of it.
-func (s *steward) look(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	// Duty first: it is what machines wait for, and changes of members can hang on a slow node.
-	for _, do := range []func(context.Context) error{s.duties, s.admit, s.vote} {
-		if err := do(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, ledger.ErrNotLeader) {
-			s.log.Debug("steward's round ended early", "error", err)
 		}
 	}
 }

@@ -7,10 +7,21 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"offshoot/node/status"
 	"offshoot/swarm"
 )
+
+// plain keeps what machines say of themselves from commanding the terminal, or from looking like lines of ours.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, s)
+}
 
 // table writes rows of cells, aligned.
 func table(w io.Writer, head string, rows [][]string) error {
@@ -20,7 +31,7 @@ func table(w io.Writer, head string, rows [][]string) error {
 	}
 	for _, row := range rows {
 		for i, cell := range row {
-			row[i] = cmp.Or(cell, "-")
+			row[i] = cmp.Or(plain(cell), "-")
 		}
 		if _, err := fmt.Fprintln(t, strings.Join(row, "\t")); err != nil {
 			return err
@@ -31,7 +42,7 @@ func table(w io.Writer, head string, rows [][]string) error {
 
 func printStatus(w io.Writer, s status.Status) error {
 	for _, p := range s.Problems {
-		if _, err := fmt.Fprintf(w, "PROBLEM  %s\n   next: %s\n", p.What, p.Next); err != nil {
+		if _, err := fmt.Fprintf(w, "PROBLEM  %s\n   next: %s\n", plain(p.What), plain(p.Next)); err != nil {
 			return err
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"time"
 
 	"offshoot/node/internal/install"
@@ -35,6 +36,7 @@ type Options struct {
 	Console io.Writer    // lines for people; nil: none
 	System  System
 	Hold    time.Duration // pause between two questions of a held machine; 0 is a minute
+	Lost    time.Duration // after so long without a word from the node Install ends with ErrLost; 0 is never
 }
 
 // System is the machine that is being installed. Its methods are called from one goroutine.
@@ -48,9 +50,13 @@ type System interface {
 	Scratch() string
 }
 
+// ErrLost: the node that booted this machine is not heard any more. Another one may hold its duty by now, and tells the
+// machine what to do when it boots from the network again: an unfinished installation is begun anew, by the same arming.
+var ErrLost = errors.New("the node that serves this machine is not heard any more")
+
 // Install fetches the config, carries it out, and returns nil once the node that serves it has acknowledged `installed`. It
 // does not give up: three failed attempts hold the machine, which then asks every Options.Hold whether it was armed again.
-// The only errors are those of the options, and ctx's.
+// The only errors are those of the options, ErrLost, and ctx's.
 func Install(ctx context.Context, o Options) error {
 	if o.System == nil {
 		return errors.New("install: no system")
@@ -69,17 +75,36 @@ func Install(ctx context.Context, o Options) error {
 		return fmt.Errorf("install: %w", err)
 	}
 	defer client.close()
+	ctx, cancel := context.WithCancelCause(ctx)
+	var listener sync.WaitGroup
+	defer listener.Wait()
+	defer cancel(nil)
+	if o.Lost > 0 {
+		listener.Go(func() { listen(ctx, cancel, client.ear, o.Lost) })
+	}
 	r := &run{o: o, client: client}
 	for {
 		done, err := r.arming(ctx)
 		if done || ctx.Err() != nil {
-			return ctx.Err()
+			return context.Cause(ctx)
 		}
 		r.say("held: %v", err)
 		r.say("asking again every %v; on a node, see: offshoot machine show", o.Hold)
 		if err := pause(ctx, jitter(o.Hold)); err != nil {
 			return err
 		}
+	}
+}
+
+// listen ends the installation once the node has been silent for too long.
+func listen(ctx context.Context, end context.CancelCauseFunc, e *ear, lost time.Duration) {
+	for ctx.Err() == nil {
+		silence := e.silence()
+		if silence >= lost {
+			end(ErrLost)
+			return
+		}
+		_ = pause(ctx, lost-silence) // ends early with ctx, which is looked at next
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"offshoot/node/internal/install"
@@ -29,6 +30,7 @@ const (
 type client struct {
 	base string
 	http *http.Client
+	ear  *ear
 	log  *slog.Logger
 }
 
@@ -46,12 +48,14 @@ func newClient(base string, log *slog.Logger) (*client, error) {
 		return nil, fmt.Errorf("offshoot.url %q is not of the form http://<address>:<port>/b/<nonce>", base)
 	}
 	dialer := net.Dialer{Timeout: 5 * time.Second, KeepAlive: 10 * time.Second}
+	ear := &ear{RoundTripper: &http.Transport{
+		DialContext: dialer.DialContext, ResponseHeaderTimeout: requestTimeout, DisableCompression: true, IdleConnTimeout: time.Minute,
+	}}
+	ear.hear()
 	return &client{
-		base: strings.TrimSuffix(base, "/"), log: log,
+		base: strings.TrimSuffix(base, "/"), log: log, ear: ear,
 		http: &http.Client{
-			Transport: &http.Transport{
-				DialContext: dialer.DialContext, ResponseHeaderTimeout: requestTimeout, DisableCompression: true, IdleConnTimeout: time.Minute,
-			},
+			Transport: ear,
 			// An address that we were not booted from has no business here.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
@@ -59,6 +63,40 @@ func newClient(base string, log *slog.Logger) (*client, error) {
 }
 
 func (c *client) close() { c.http.CloseIdleConnections() }
+
+// ear notes when the node was last heard, whatever it said.
+type ear struct {
+	http.RoundTripper
+	last atomic.Int64 // nanoseconds since 1970
+}
+
+func (e *ear) hear() { e.last.Store(time.Now().UnixNano()) }
+
+// silence is how long nothing was heard.
+func (e *ear) silence() time.Duration { return time.Since(time.Unix(0, e.last.Load())) }
+
+// RoundTrip implements http.RoundTripper.
+func (e *ear) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := e.RoundTripper.RoundTrip(req)
+	if err == nil {
+		e.hear()
+		resp.Body = &heardBody{resp.Body, e}
+	}
+	return resp, err
+}
+
+type heardBody struct {
+	io.ReadCloser
+	ear *ear
+}
+
+func (b *heardBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if n > 0 {
+		b.ear.hear()
+	}
+	return n, err
+}
 
 // config asks for the install config: again while the node does not answer, not when it refuses.
 func (c *client) config(ctx context.Context) (install.Config, error) {

@@ -24,6 +24,7 @@ const (
 	settleTime  = 1500 * time.Millisecond // without a new device the hardware counts as complete
 	settleLimit = 45 * time.Second        // RAID controllers take their time; a disk that comes later is not seen
 	afterCrash  = 15 * time.Second
+	lostTime    = 3 * time.Minute // longer than a node takes to restart, and than a duty takes to be given away
 )
 
 // Main is PID 1 of the network-booted environment: drivers, network, Install, restart. It never returns, because the kernel
@@ -34,7 +35,10 @@ func Main(ctx context.Context) {
 	go reap()
 	for {
 		err := boot(ctx, console)
-		if err == nil {
+		if err == nil || errors.Is(err, ErrLost) {
+			if err != nil {
+				say(console, "%v: booting from the network again", err)
+			}
 			restart(console)
 		}
 		say(console, "stopped: %v", err)
@@ -90,7 +94,7 @@ func boot(ctx context.Context, console io.Writer) (err error) {
 	all.Go(func() { address.keep(ctx, log) })
 	say(console, "ready after %.1f s (%.1f s since the kernel started): %s has %s, serving node %s",
 		time.Since(start).Seconds(), uptime().Seconds(), nic.Attrs().Name, address.address(), url[:strings.LastIndex(url, "/")+1])
-	return Install(ctx, Options{URL: url, Logger: log, Console: console, System: m})
+	return Install(ctx, Options{URL: url, Logger: log, Console: console, System: m, Lost: lostTime})
 }
 
 // machine is the System of PID 1.

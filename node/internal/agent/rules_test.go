@@ -2,12 +2,17 @@ package agent
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -289,4 +294,22 @@ func FuzzForeign(f *testing.F) {
 			t.Error("data was taken for nothing")
 		}
 	})
+}
+
+func TestMachineThatHearsNothingMoreEndsLost(t *testing.T) {
+	gone := httptest.NewServer(http.NotFoundHandler())
+	gone.Close()
+	o := Options{URL: gone.URL + "/b/nonce", System: Process{Disk: "/dev/null"}, Lost: 50 * time.Millisecond}
+	if err := Install(t.Context(), o); !errors.Is(err, ErrLost) {
+		t.Fatalf("got %v", err)
+	}
+	// One that refuses is heard: the machine waits for it.
+	there := httptest.NewServer(http.NotFoundHandler())
+	defer there.Close()
+	o.URL, o.Lost, o.Hold = there.URL+"/b/nonce", 500*time.Millisecond, 20*time.Millisecond
+	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	defer cancel()
+	if err := Install(ctx, o); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("got %v", err)
+	}
 }

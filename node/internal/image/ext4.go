@@ -122,7 +122,7 @@ func (e *ext4FS) content(i ext4Inode) ([]byte, error) {
 	if i.flags&ext4InodeRefused != 0 || i.flags&ext4InodeExtents == 0 {
 		return nil, fmt.Errorf("ext4 inode with flags %#x: %w", i.flags, errors.ErrUnsupported)
 	}
-	if i.size < 0 || i.size > ext4MaxFile {
+	if i.size < 0 || i.size > min(ext4MaxFile, e.size) {
 		return nil, fmt.Errorf("%w: file of %d bytes", errExt4, i.size)
 	}
 	p := make([]byte, i.size)

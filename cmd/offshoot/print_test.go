@@ -1,0 +1,148 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"offshoot/node/status"
+)
+
+var noon = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+
+// printed is what a print function writes, without the blanks that end a line.
+func printed(t *testing.T, write func(io.Writer) error) string {
+	t.Helper()
+	var out bytes.Buffer
+	if err := write(&out); err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for line := range strings.Lines(out.String()) {
+		lines = append(lines, strings.TrimRight(line, " \n"))
+	}
+	return strings.Join(lines, "\n") + "\n"
+}
+
+func same(t *testing.T, got, want string) {
+	t.Helper()
+	if diff := cmp.Diff(strings.TrimPrefix(want, "\n"), got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestStatusSaysProblemsFirst(t *testing.T) {
+	t.Parallel()
+	s := status.Status{
+		Swarm: "5eed", Version: "v1", Time: noon, Asked: "m1", Leader: "m1", Quorum: true,
+		Problems: []status.Problem{{What: "machine m2 is held: disk: none", Next: "offshoot machine why 52:54:00:00:00:02"}},
+		Nodes: []status.Node{
+			{Name: "seed", State: status.NodeGone, Role: "learner", Address: "192.168.42.1:7400", Joined: noon.Add(-2 * time.Hour)},
+			{Name: "m1", State: status.NodeAlive, Role: "leader", Durable: true, Warm: true, Address: "192.168.42.17:7400", Duties: []string{"s1", "s2"}, Joined: noon.Add(-time.Hour)},
+		},
+		Segments: []status.Segment{
+			{ID: "s1", Network: "192.168.42.0/24", Holder: "m1", Next: "m2", Term: 3, Since: noon.Add(-time.Minute), Nodes: []string{"seed", "m1"}, Leases: 2},
+			{ID: "s2", Network: "10.42.0.0/24", Holder: "m1", Term: 4, Since: noon.Add(-time.Minute), Blocked: "another DHCP server"},
+		},
+		Machines: []status.Machine{
+			{Name: "m2", MAC: "52:54:00:00:00:02", State: "held", Reason: "disk: none", Segment: "s1", Address: "192.168.42.18", Profile: "debian13"},
+			{Name: "m3", MAC: "52:54:00:00:00:03", State: "installing", Phase: "image", Percent: 42, Segment: "s1"},
+		},
+	}
+	got := printed(t, func(w io.Writer) error { return printStatus(w, s) })
+	same(t, got, `
+PROBLEM  machine m2 is held: disk: none
+   next: offshoot machine why 52:54:00:00:00:02
+swarm 5eed, led by m1, can decide; asked m1, offshoot v1
+
+NODE  STATE  KIND     LEDGER   DUTY   ARTIFACTS  ADDRESS             AGE
+seed  gone   seed     learner  -      cold       192.168.42.1:7400   2h00m
+m1    alive  durable  leader   s1,s2  warm       192.168.42.17:7400  1h00m
+
+SEGMENT  NETWORK          DUTY     TERM  FOR    NODES    LEASES
+s1       192.168.42.0/24  m1 → m2  3     1m00s  seed,m1  2
+s2       10.42.0.0/24     BLOCKED  4     1m00s  -        0
+
+MACHINE  MAC                STATE       DOING       SEGMENT  ADDRESS        PROFILE
+m2       52:54:00:00:00:02  held        disk: none  s1       192.168.42.18  debian13
+m3       52:54:00:00:00:03  installing  image 42 %  s1       -              -
+`)
+}
+
+func TestStatusSaysThatNobodyLeads(t *testing.T) {
+	t.Parallel()
+	got := printed(t, func(w io.Writer) error {
+		return printStatus(w, status.Status{Swarm: "5eed", Asked: "m1", Version: "v1"})
+	})
+	if !strings.HasPrefix(got, "swarm 5eed, led by nobody, CANNOT DECIDE (no quorum); asked m1, offshoot v1\n") {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestTimelineCountsFromItsFirstEventAndMarksWarnings(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.Local)
+	got := printed(t, func(w io.Writer) error {
+		return printTimeline(w, []status.Event{
+			{Time: at, Node: "seed", Kind: "seen", Text: "m1 showed itself"}, {Time: at.Add(90500 * time.Millisecond), Kind: "held", Text: "m1 is held", Warn: true},
+		})
+	})
+	same(t, got, `
+TIME      AFTER   SEEN-BY  EVENT  WHAT
+12:00:00  +0.0s   seed     seen   m1 showed itself
+12:01:30  +90.5s  -        !held  m1 is held
+`)
+	if empty := printed(t, func(w io.Writer) error { return printTimeline(w, nil) }); !strings.HasPrefix(empty, "TIME") {
+		t.Errorf("got %q", empty)
+	}
+}
+
+func TestTracesSayTheAnswerOrTheReasonForSilence(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.Local)
+	got := printed(t, func(w io.Writer) error {
+		return printTraces(w, "52:54:00:00:00:01", []status.Trace{
+			{Time: at, Node: "m1", Proto: "dhcp", What: "DISCOVER", Answer: "OFFER 192.168.42.17"},
+			{Time: at, Node: "m1", Proto: "http", What: "GET install", Reason: "403: not armed"},
+			{Time: at, Node: "m1", Proto: "dhcp", What: "REQUEST", Answer: "NAK", Reason: "wrong network"},
+		})
+	})
+	same(t, got, `
+TIME          NODE  BY    WHAT         ANSWER
+12:00:00.000  m1    dhcp  DISCOVER     OFFER 192.168.42.17
+12:00:00.000  m1    http  GET install  silence: 403: not armed
+12:00:00.000  m1    dhcp  REQUEST      NAK (wrong network)
+`)
+	got = printed(t, func(w io.Writer) error { return printTraces(w, "52:54:00:00:00:01", nil) })
+	if !strings.Contains(got, "52:54:00:00:00:01") || !strings.Contains(got, "check cable") {
+		t.Errorf("got %q", got)
+	}
+}
+
+// Names, reasons and progress come from machines that proved nothing.
+func TestWordsOfAMachineCannotCommandTheTerminal(t *testing.T) {
+	t.Parallel()
+	evil := "\x1b]0;owned\a\x1b[2J\r\nm9\t52:54:00:00:00:09\tinstalled"
+	for name, write := range map[string]func(io.Writer) error{
+		"machine": func(w io.Writer) error {
+			return printMachines(w, status.Status{Machines: []status.Machine{{Name: "m1", Reason: evil}}})
+		},
+		"timeline": func(w io.Writer) error { return printTimeline(w, []status.Event{{Text: evil}}) },
+		"traces":   func(w io.Writer) error { return printTraces(w, "52:54:00:00:00:01", []status.Trace{{What: evil}}) },
+		"problem": func(w io.Writer) error {
+			return printStatus(w, status.Status{Problems: []status.Problem{{What: evil, Next: evil}}})
+		},
+	} {
+		var out bytes.Buffer
+		if err := write(&out); err != nil {
+			t.Fatal(err)
+		}
+		if strings.ContainsAny(out.String(), "\x1b\a\r\t") || strings.Contains(out.String(), "\nm9") {
+			t.Errorf("%s: %q", name, out.String())
+		}
+	}
+}
