@@ -62,7 +62,7 @@ func TestPackagesImportOnlyWhatTheTableAllows(t *testing.T) {
 	for _, cells := range docTable(t, "docs/ARCHITECTURE.md", "package", "may import", "refuses") {
 		for _, pkg := range code(cells[0]) {
 			allowed, tests, _ := strings.Cut(cells[1], "tests:")
-			table[pkg] = architectureRow{allowed: code(allowed), tests: code(tests), refused: code(cells[2])}
+			table[pkg] = architectureRow{allowed: code(allowed), tests: code(tests), refused: code(cells[2]), used: map[string]bool{}}
 		}
 	}
 	seen := map[string]bool{}
@@ -91,9 +91,15 @@ func TestPackagesImportOnlyWhatTheTableAllows(t *testing.T) {
 			}
 		}
 	}
-	for pkg := range table {
+	for pkg, row := range table {
 		if !seen[pkg] {
 			t.Errorf("the import table of docs/ARCHITECTURE.md has a row for %s, which does not exist", pkg)
+			continue
+		}
+		for _, pattern := range slices.Concat(row.allowed, row.tests) {
+			if !row.used[pattern] {
+				t.Errorf("the import table of docs/ARCHITECTURE.md gives %s to %s, which does not use it", pattern, pkg)
+			}
 		}
 	}
 }
@@ -103,6 +109,8 @@ type architectureRow struct {
 	allowed []string // of ours; "swarm/*" means every package directly below
 	tests   []string // what only its tests may import besides
 	refused []string // "net/http", "time.Now"
+
+	used map[string]bool // patterns of allowed, by other files than tests, and of tests
 }
 
 // refuses says why s may not import a package, "" if it may.
@@ -114,18 +122,21 @@ func (r architectureRow) refuses(s *source, imported string) string {
 	if !isOurs {
 		return ""
 	}
-	ownSuite := path.Dir(ours) == s.pkg && strings.HasSuffix(ours, "test") // swarm/share and its swarm/share/sharetest
-	if s.test && (ours == s.pkg || ours == "e2e/lab" || ownSuite) {
-		return ""
-	}
 	allowed := r.allowed
 	if s.test {
-		allowed = slices.Concat(r.allowed, r.tests)
+		allowed = slices.Concat(r.tests, r.allowed)
 	}
 	for _, pattern := range allowed {
 		if ok, _ := path.Match(pattern, ours); ok {
+			if !s.test || slices.Contains(r.tests, pattern) {
+				r.used[pattern] = true
+			}
 			return ""
 		}
+	}
+	ownSuite := path.Dir(ours) == s.pkg && strings.HasSuffix(ours, "test") // swarm/share and its swarm/share/sharetest
+	if s.test && (ours == s.pkg || ours == "e2e/lab" || ownSuite) {
+		return ""
 	}
 	return fmt.Sprintf("package %s may not import %s (import table in docs/ARCHITECTURE.md)", s.pkg, ours)
 }

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"go/ast"
 	"os"
 	"os/exec"
 	"path"
@@ -105,6 +106,62 @@ func TestMakeTargetsInDocumentsExist(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestGuaranteesNameTheirTests: a promise names the tests that try to break it, or says that it is not kept yet.
+func TestGuaranteesNameTheirTests(t *testing.T) {
+	for _, cells := range docTable(t, "docs/ARCHITECTURE.md", "", "promise", "proved by", "not proved") {
+		if !strings.Contains(cells[2], "`Test") && !strings.HasPrefix(cells[3], "not built yet") {
+			t.Errorf("guarantee %s names no test and does not say that it is not built yet", cells[0])
+		}
+	}
+}
+
+// TestTestsAndFilesInDocumentsExist: a document that names a test or a file of the tree, in a code span, is followed there.
+func TestTestsAndFilesInDocumentsExist(t *testing.T) {
+	tests := map[string]*source{}
+	for _, s := range sources(t) {
+		if !s.test {
+			continue
+		}
+		for _, d := range s.file.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil {
+				tests[f.Name.Name] = s
+			}
+		}
+	}
+	test := regexp.MustCompile(`^((?:Test|Fuzz)[A-Z]\w*)(?:/(\w+))?$`)
+	file := regexp.MustCompile(`^(?:node|swarm|handoff|cmd|e2e|docs|\.ci)/[\w./-]+\.(?:go|md|yml)$`)
+	for name, text := range documents(t) {
+		for line := range strings.SplitSeq(text, "\n") {
+			for _, span := range code(line) {
+				if file.MatchString(span) {
+					if _, err := os.Stat(filepath.Join(root, span)); err != nil {
+						t.Errorf("%s names the file %s, which does not exist", name, span)
+					}
+				}
+				m := test.FindStringSubmatch(span)
+				if m == nil {
+					continue
+				}
+				in, ok := tests[m[1]]
+				if !ok {
+					t.Errorf("%s names the test %s, which does not exist", name, m[1])
+				} else if m[2] != "" && !strings.Contains(readText(t, in.path), `"`+m[2]+`"`) {
+					t.Errorf("%s names the test %s, but %s does not hold the name %s", name, span, in.path, m[2])
+				}
+			}
+		}
+	}
+}
+
+func readText(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 // TestCommandsAndFlagsInDocumentsExist asks the binary itself, by its shell completion and its help.

@@ -82,22 +82,23 @@ const (
 type renewals struct {
 	clock func() time.Duration
 
-	mu    sync.Mutex
-	since time.Duration
-	last  map[uint64]time.Duration // by term, which is unique in the swarm
-	given map[uint64]bool          // terms whose end is being written down
+	mu     sync.Mutex
+	office uint64 // the ledger's term in which this node leads and has seen everything decided before
+	since  time.Duration
+	last   map[uint64]time.Duration // by term, which is unique in the swarm
+	given  map[uint64]bool          // terms whose end is being written down
 }
 
 func newRenewals(clock func() time.Duration) *renewals {
 	return &renewals{clock: clock, since: clock(), last: map[uint64]time.Duration{}, given: map[uint64]bool{}}
 }
 
-// confirm notes that the holder of a term is told that it may go on; false means that it may not, because its duty is on
-// its way to another.
-func (r *renewals) confirm(term uint64) bool {
+// confirm notes that the holder of a term is told that it may go on; false means that it may not: its duty is on its way to
+// another, or this leader has not seen yet what the one before decided.
+func (r *renewals) confirm(term, office uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.given[term] {
+	if r.office != office || r.given[term] {
 		return false
 	}
 	r.last[term] = r.clock()
@@ -116,12 +117,19 @@ func (r *renewals) giveAway(s swarm.Segment) bool {
 	return over
 }
 
-// reset starts a new leadership.
-func (r *renewals) reset() {
+// takeOffice starts a new leadership, in this term of the ledger.
+func (r *renewals) takeOffice(term uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.office, r.since = term, r.clock()
+	r.last, r.given = map[uint64]time.Duration{}, map[uint64]bool{}
+}
+
+// extend gives every holder a full period from now, because this leader could not hear them.
+func (r *renewals) extend() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.since = r.clock()
-	r.last, r.given = map[uint64]time.Duration{}, map[uint64]bool{}
 }
 
 // expired says whether the holder of a duty must have stopped by now. A term that was never confirmed here counts from

@@ -127,7 +127,7 @@ func TestConfirmationGivesAFullPeriod(t *testing.T) {
 	r := newRenewals(h.read)
 	r.expired(held(7))
 	h.at += dutyTTL + dutyMargin - 1
-	r.confirm(7)
+	r.confirm(7, 0)
 	h.at += dutyTTL + dutyMargin - 1
 	if r.expired(held(7)) {
 		t.Error("a confirmed duty expired early")
@@ -138,9 +138,9 @@ func TestNewLeaderGivesEveryHolderAFullPeriod(t *testing.T) {
 	t.Parallel()
 	h := &hands{time.Hour}
 	r := newRenewals(h.read)
-	r.confirm(7)
+	r.confirm(7, 0)
 	h.at += dutyTTL + dutyMargin - 1
-	r.reset() // the leader before may have confirmed it a moment ago
+	r.takeOffice(0) // the leader before may have confirmed it a moment ago
 	if r.expired(held(7)) {
 		t.Fatal("expired with the change of leaders")
 	}
@@ -171,7 +171,7 @@ func TestDutyThatIsBeingGivenAwayIsNotConfirmedAnyMore(t *testing.T) {
 		t.Fatal("given away within its period")
 	}
 	h.at += dutyTTL + dutyMargin
-	if !r.confirm(7) {
+	if !r.confirm(7, 0) {
 		t.Fatal("a holder that is late, but whose duty nobody else gets, was refused")
 	}
 	if r.giveAway(held(7)) {
@@ -182,11 +182,11 @@ func TestDutyThatIsBeingGivenAwayIsNotConfirmedAnyMore(t *testing.T) {
 		t.Fatal("not given away after its time")
 	}
 	// The grant is on its way into the ledger: whoever asks now would go on beside the next holder.
-	if r.confirm(7) {
+	if r.confirm(7, 0) {
 		t.Error("confirmed a duty that is being given away")
 	}
-	r.reset()
-	if !r.confirm(7) {
+	r.takeOffice(0)
+	if !r.confirm(7, 0) {
 		t.Error("a new leadership knows of no grant of the one before")
 	}
 }
@@ -261,7 +261,7 @@ func (d *duel) fight() (given bool, wrong string) {
 		d.truth += d.within(50 * time.Millisecond)
 		if d.truth >= d.change && !inOffice {
 			inOffice = true
-			d.leaders[1].reset()
+			d.leaders[1].takeOffice(0)
 		}
 		if d.rng.IntN(400) == 0 {
 			d.paused += d.within(5 * time.Second)
@@ -276,7 +276,7 @@ func (d *duel) fight() (given bool, wrong string) {
 		for len(questions) > 0 && questions[0].at <= d.truth {
 			q := questions[0]
 			questions = questions[1:]
-			if d.leaders[q.by].confirm(7) {
+			if d.leaders[q.by].confirm(7, 0) {
 				d.asked, d.arrives = append(d.asked, q.asked), append(d.arrives, d.truth+d.within(4*time.Second))
 			}
 		}

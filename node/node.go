@@ -145,8 +145,7 @@ func (n *Node) seed(ctx context.Context, s *services, member bool) error {
 	}()
 	if err := s.stock(ctx, seed); err != nil {
 		stop()
-		_ = <-probed // it ends because of stop
-		return err
+		return errors.Join(err, ignoreCancelled(<-probed))
 	}
 	n.log.Info("profile is ready", "took", time.Since(started))
 	n.o.Say("probing   for other DHCP servers on " + port.Name)
@@ -169,6 +168,14 @@ func (n *Node) seed(ctx context.Context, s *services, member bool) error {
 		return fmt.Errorf("this swarm was founded on %s, not on %s: leave --network out, or choose another --data-dir", s.memory.Address, address)
 	}
 	return s.run(ctx)
+}
+
+// ignoreCancelled drops the error of what we ended ourselves.
+func ignoreCancelled(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
 }
 
 func hostName() string {

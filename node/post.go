@@ -355,12 +355,17 @@ func (w *watch) give(ctx context.Context, s swarm.Segment) {
 // abandon ends a post, so that arrange mans a new one if the duty is still ours.
 func (w *watch) abandon(term uint64) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if p := w.posts[term]; p != nil {
-		p.fence.shut()
-		p.stop()
-		delete(w.posts, term)
+	p := w.posts[term]
+	w.mu.Unlock()
+	if p == nil {
+		return
 	}
+	p.fence.shut()
+	p.stop()
+	<-p.gone // the next one needs its sockets
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.posts, term)
 }
 
 func (w *watch) postOn(segment string) *post {

@@ -62,6 +62,24 @@ func (r *replica) propose(ctx context.Context, op swarm.Op) (swarm.Result, error
 	return result, nil
 }
 
+// decideHere writes a decision down that is this leader's alone: in one attempt, never forwarded, so that it cannot come
+// true under a later leader who has told somebody otherwise meanwhile.
+func (r *replica) decideHere(ctx context.Context, op swarm.Op) error {
+	command, err := swarm.Command{ID: swarm.NewID(), Time: time.Now().UTC(), By: r.self(), Op: op}.Encode()
+	if err != nil {
+		return err
+	}
+	answer, err := r.ledger.Commit(ctx, command)
+	if err != nil {
+		return fmt.Errorf("%T: %w", op, err)
+	}
+	var result swarm.Result
+	if err := json.Unmarshal(answer, &result); err != nil {
+		return fmt.Errorf("%T: read its result: %w", op, err)
+	}
+	return result.Err()
+}
+
 // decide proposes and turns a refusal into an error.
 func (r *replica) decide(ctx context.Context, op swarm.Op) error {
 	result, err := r.propose(ctx, op)

@@ -48,11 +48,31 @@ func (s *service) Propose(ctx context.Context, from swarm.NodeID, command []byte
 	if n, ok := s.state.View().Node(from); !ok || n.Quarantine != "" {
 		return nil, fmt.Errorf("%w: node %s may not change the swarm: %s", peer.ErrRefused, from, n.Quarantine)
 	}
+	if err := mayForward(s.state.View(), from, c.Op); err != nil {
+		return nil, fmt.Errorf("%w: %w", peer.ErrRefused, err)
+	}
 	answer, err := s.ledger.Accept(ctx, command)
 	if errors.Is(err, ledger.ErrNotLeader) {
 		return nil, fmt.Errorf("%w: %w", peer.ErrNotLeader, err)
 	}
 	return answer, err
+}
+
+// mayForward keeps decisions that are the leader's alone, or a node's own, from being made by others.
+func mayForward(view swarm.View, from swarm.NodeID, op swarm.Op) error {
+	switch op := op.(type) {
+	case swarm.Found, swarm.GrantDuty, swarm.RedeemTicket:
+		return fmt.Errorf("%T is decided by the leader itself", op)
+	case swarm.OfferDuty:
+		if s, ok := view.Segment(op.Segment); !ok || s.Duty.Holder != from {
+			return fmt.Errorf("only its holder may offer the duty on segment %s", op.Segment)
+		}
+	case swarm.LeaveNode:
+		if op.Node != from {
+			return fmt.Errorf("node %s can only leave by itself", op.Node)
+		}
+	}
+	return nil
 }
 
 // RenewDuty confirms that a holder may go on for another period. A leader that was replaced without noticing must not
@@ -69,8 +89,8 @@ func (s *service) RenewDuty(_ context.Context, from swarm.NodeID, segment string
 	if n, ok := view.Node(from); !ok || !n.Eligible() {
 		return fmt.Errorf("%w: node %s may not hold duty", peer.ErrRefused, from)
 	}
-	if !s.renewals.confirm(term) {
-		return fmt.Errorf("%w: duty on segment %s in term %d is being given to another", peer.ErrRefused, segment, term)
+	if !s.renewals.confirm(term, s.ledger.Pulse().Term) {
+		return fmt.Errorf("%w: duty on segment %s in term %d is being given to another, or this leader is new in office", peer.ErrRefused, segment, term)
 	}
 	return nil
 }

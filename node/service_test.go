@@ -79,6 +79,8 @@ func TestDutyIsRenewedForItsHolderInItsTermOnly(t *testing.T) {
 	l := founded(t)
 	ctx := t.Context()
 	inOffice(t, l)
+	refused(t, l.RenewDuty(ctx, seedID, "s1", 1), "new in office") // it has not seen yet what was decided before
+	l.renewals.takeOffice(l.ledger.Pulse().Term)
 	if err := l.RenewDuty(ctx, seedID, "s1", 1); err != nil {
 		t.Errorf("the holder: %v", err)
 	}
@@ -95,12 +97,30 @@ func TestDutyIsRenewedForItsHolderInItsTermOnly(t *testing.T) {
 	refused(t, l.RenewDuty(ctx, nodeID, "s1", 2), "may not hold duty")
 }
 
+func TestWhatTheLeaderDecidesIsNotForwarded(t *testing.T) {
+	t.Parallel()
+	l := founded(t)
+	l.member(nodeID)
+	for _, op := range []swarm.Op{
+		swarm.Found{}, swarm.GrantDuty{Segment: "s1", Term: 1, To: nodeID}, swarm.RedeemTicket{ID: "t"},
+		swarm.OfferDuty{Segment: "s1", Term: 1, To: nodeID}, swarm.LeaveNode{Node: seedID},
+	} {
+		if _, err := l.Propose(t.Context(), nodeID, command(t, nodeID, op)); !errors.Is(err, peer.ErrRefused) {
+			t.Errorf("%T of a member: %v", op, err)
+		}
+	}
+	if _, err := l.Propose(t.Context(), nodeID, command(t, nodeID, swarm.LeaveNode{Node: nodeID})); err != nil {
+		t.Errorf("a node leaves by itself: %v", err)
+	}
+}
+
 func TestDutyThatIsBeingGivenAwayIsNotRenewed(t *testing.T) {
 	t.Parallel()
 	l := founded(t)
 	h := &hands{}
 	inOffice(t, l)
 	l.renewals = newRenewals(h.read)
+	l.renewals.takeOffice(l.ledger.Pulse().Term)
 	l.renewals.expired(held(1))
 	h.at += dutyTTL + dutyMargin
 	if !l.renewals.giveAway(held(1)) {

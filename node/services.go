@@ -139,8 +139,8 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 		replica: s.replica, renewals: s.service.renewals, alive: s.alive, goneFor: s.goneFor, entrust: s.service.entrust, members: s.gossip.Watch,
 		log: log.With("part", "steward"),
 	}
-	peers := peer.NewServer(peer.Handler(s.service, s.caller, s.share.Handler()))
-	joiners := peer.NewServer(peer.JoinHandler(s.service.redeem, identity.MaxRedeemRequest))
+	peers := peer.NewServer(peer.Handler(s.service, s.caller, s.share.Handler()), 0)
+	joiners := peer.NewServer(peer.JoinHandler(s.service.redeem, identity.MaxRedeemRequest), joinTime)
 	socket := api.Handler(&desk{s})
 	stages := [][]task.Task{
 		{task.Func("operator socket", func(ctx context.Context) error { return api.Serve(ctx, s.node.o.DataDir, socket) })},
@@ -154,6 +154,9 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 	}
 	return stages, s.client.Close, nil
 }
+
+// joinTime bounds what a stranger at the join door may take for one request.
+const joinTime = 15 * time.Second
 
 // readied is a task of a part that says when it is ready.
 type readied struct {

@@ -41,12 +41,22 @@ func (s *steward) String() string { return "steward" }
 func (s *steward) Run(ctx context.Context) error {
 	var loops sync.WaitGroup
 	loops.Go(func() {
-		var last time.Duration
+		var (
+			office uint64 // by term: a node that lost leadership and has it again has not seen what was confirmed between
+			last   time.Duration
+		)
 		s.loop(ctx, func(ctx context.Context) error {
+			if term := s.ledger.Pulse().Term; term != office {
+				if err := s.ledger.Barrier(ctx); err != nil {
+					return err
+				}
+				s.renewals.takeOffice(term)
+				office = term
+			}
 			// A leader that could not run for a while could not hear either: whoever asked to go on in that time must be
 			// given the chance to ask again.
 			if now := uptime(); now-last > dutyRenew+stewardPause {
-				s.renewals.reset()
+				s.renewals.extend()
 			}
 			err := s.duties(ctx)
 			last = uptime()
@@ -96,7 +106,7 @@ func (s *steward) duties(ctx context.Context) error {
 		if _, grant := op.(swarm.GrantDuty); grant && !s.renewals.giveAway(segment) {
 			continue // it was confirmed a moment ago
 		}
-		if err := s.decide(ctx, op); err != nil && !errors.Is(err, swarm.ErrConflict) {
+		if err := s.decideHere(ctx, op); err != nil && !errors.Is(err, swarm.ErrConflict) {
 			return err
 		}
 	}

@@ -76,6 +76,9 @@ func (t *taker) stand() error {
 
 // Redeem asks the endpoints in turn. A refusal is final: a ticket does not get better.
 func (t *taker) Redeem(ctx context.Context) error {
+	if _, member, err := loadMemory(t.dir); err == nil && member && t.identity.Enrolled() {
+		return nil // done before, and only its record was lost
+	}
 	if err := t.stand(); err != nil {
 		return err
 	}

@@ -50,7 +50,7 @@ first time. Ctrl-C hands everything over first; a second Ctrl-C leaves at once.`
 	fl.StringVar(&f.image, "image", "", "disk image to install: raw, raw.zst, raw.xz or qcow2")
 	fl.StringVar(&f.kernel, "live-kernel", "", "kernel of the network-boot environment (default: the one inside the image)")
 	fl.StringVar(&f.modules, "live-modules", "", "its module tree …/lib/modules/VERSION")
-	fl.StringVar(&f.kernelArgs, "live-args", "console=tty0 console=ttyS0,115200", "kernel arguments of the network-boot environment")
+	fl.StringVar(&f.kernelArgs, "live-args", "console=tty0 console=ttyS0,115200 panic=30", "kernel arguments of the network-boot environment")
 	fl.StringVar(&f.disk, "disk", "", "disk to install to: /dev/NAME, serial=…, wwn=…, size>=…, smallest (default: the only one that is not removable)")
 	fl.StringVar(&f.passwordHash, "password-hash", "", "crypt(5) hash of the new machines' root password; FILE with a leading @")
 	fl.StringVar(&f.sshKey, "ssh-key", "", "file with public keys that may log in as root on new machines")

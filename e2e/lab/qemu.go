@@ -127,6 +127,8 @@ func (s MachineSpec) arguments(name string, kvm bool, f files, nics []nic) []str
 //     none of thirteen. Price: it is no x86-64-v2, which some distributions demand.
 //   - SSE and AES, which TLS wants, but no AVX: TCG is not faster with it (a P-256 signature took 0.9 ms, with -cpu max
 //     1.3 ms; AES-GCM 14 MB/s, with -cpu max 12 to 13).
+//   - One CPU is what MachineSpec defaults to, for the same reason: with two, a kernel that patches its own code (static keys)
+//     was seen to die of an int3 that the other CPU still executed.
 //   - No SVM, for which the guest would load KVM.
 //
 // For the time to boot no model and no number of CPUs stood out from the noise of a busy computer: 43 to 63 s of

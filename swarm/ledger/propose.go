@@ -126,8 +126,23 @@ func (l *Ledger) diagnose(last error) error {
 // unchanged. Errors: ErrNotLeader, ErrNoQuorum (leadership was lost on the way: perhaps committed, perhaps not),
 // ErrTooLarge, ErrStopped, or ctx's.
 func (l *Ledger) Accept(ctx context.Context, command []byte) ([]byte, error) {
+	done, err := l.commit(ctx, command)
+	if err != nil {
+		return nil, err
+	}
+	return makeAnswer(done), nil
+}
+
+// Commit commits a command on this leader, in one attempt, and returns the state machine's result: for decisions that may
+// not come true under a later leader. Errors are those of Accept.
+func (l *Ledger) Commit(ctx context.Context, command []byte) ([]byte, error) {
+	done, err := l.commit(ctx, command)
+	return done.result, err
+}
+
+func (l *Ledger) commit(ctx context.Context, command []byte) (outcome, error) {
 	if len(command) > MaxCommand {
-		return nil, fmt.Errorf("accept: %w: %d bytes, at most %d", ErrTooLarge, len(command), MaxCommand)
+		return outcome{}, fmt.Errorf("accept: %w: %d bytes, at most %d", ErrTooLarge, len(command), MaxCommand)
 	}
 	var done outcome
 	err := l.await(ctx, func(r *raft.Raft) error {
@@ -142,9 +157,9 @@ func (l *Ledger) Accept(ctx context.Context, command []byte) ([]byte, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("accept: %w", err)
+		return outcome{}, fmt.Errorf("accept: %w", err)
 	}
-	return makeAnswer(done), nil
+	return done, nil
 }
 
 // An answer is the index at which the command was applied (8 bytes, big endian), then the state machine's result.

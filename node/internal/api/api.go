@@ -1,5 +1,5 @@
-// Package api is the operator's way into a node: HTTP on a unix socket in the data directory, which only root and the
-// socket's group may open. The command line is its client; server and client stand side by side here. It decides nothing:
+// Package api is the operator's way into a node: HTTP on a unix socket in the data directory, which only its owner can
+// reach. The command line is its client; server and client stand side by side here. It decides nothing:
 // what an operator asks for becomes a command of the ledger. Only node imports it, and hands the client to cmd.
 package api
 

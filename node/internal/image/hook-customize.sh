@@ -20,7 +20,7 @@ cat >"$root/boot/grub/grub.cfg" <<'END'
 # Written once by offshoot. /vmlinuz and /initrd.img are links that Debian keeps on the newest kernel.
 set default=0
 set timeout=0
-set args="root=UUID={{.RootUUID}} ro console=tty0 console=ttyS0,115200 quiet systemd.show_status=1"
+set args="root=UUID={{.RootUUID}} ro console=tty0 console=ttyS0,115200 quiet systemd.show_status=1 panic=30"
 menuentry "Debian" {
 	linux /vmlinuz $args
 	initrd /initrd.img

@@ -127,9 +127,11 @@ func JoinHandler(redeem func(ctx context.Context, request []byte) ([]byte, error
 	return mux
 }
 
-// NewServer bounds what a caller can hold open.
-func NewServer(h http.Handler) *http.Server {
-	return &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
+// NewServer bounds what a caller can hold open. whole bounds one request, 0 not at all: artifacts take as long as they take.
+func NewServer(h http.Handler, whole time.Duration) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: whole, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+	}
 }
 
 type duty struct {

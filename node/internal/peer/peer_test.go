@@ -304,7 +304,7 @@ func TestClientSpeaksOverTheConnectionsThatItIsGiven(t *testing.T) {
 
 func TestServerBoundsHeaders(t *testing.T) {
 	t.Parallel()
-	s := NewServer(http.NotFoundHandler())
+	s := NewServer(http.NotFoundHandler(), 0)
 	if s.ReadHeaderTimeout <= 0 || s.IdleTimeout <= 0 || s.MaxHeaderBytes <= 0 || s.MaxHeaderBytes > 64<<10 {
 		t.Errorf("%+v", s)
 	}

@@ -60,6 +60,7 @@ type Server struct {
 
 	mu       sync.Mutex
 	progress map[swarm.MAC]reported
+	told     map[swarm.MAC]string // boot and answer that are in the diary
 }
 
 type reported struct {
@@ -69,7 +70,9 @@ type reported struct {
 }
 
 // New makes a server; serve its Handler.
-func New(o Options) *Server { return &Server{o: o, progress: map[swarm.MAC]reported{}} }
+func New(o Options) *Server {
+	return &Server{o: o, progress: map[swarm.MAC]reported{}, told: map[swarm.MAC]string{}}
+}
 
 // URL is where the boot script of a nonce is, on the node that has this address on the segment.
 func URL(self netip.Addr, nonce string) string {
@@ -145,7 +148,9 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, v visit, err error
 	if errors.As(err, &no) {
 		code = no.code
 	}
-	s.o.Trace(v.lease.MAC, what(r), "", fmt.Sprintf("%d: %v", code, err))
+	if v.lease.MAC != "" {
+		s.o.Trace(v.lease.MAC, what(r), "", fmt.Sprintf("%d: %v", code, err))
+	}
 	http.Error(w, err.Error(), code)
 }
 
@@ -169,7 +174,9 @@ func (s *Server) script(w http.ResponseWriter, r *http.Request) {
 	var answer string
 	facts.Decision, answer = s.decide(v)
 	s.o.Trace(v.machine.MAC, what(r), answer, "")
-	s.note(v.machine.MAC, "boot", "boot script: "+answer)
+	if s.isNews(v, answer) {
+		s.note(v.machine.MAC, "boot", "boot script: "+answer)
+	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, _ = io.WriteString(w, boot.Script(facts)) // the machine has gone: nothing to be done
 }
@@ -200,6 +207,18 @@ func (s *Server) decide(v visit) (boot.Decision, string) {
 		Initrd: base + "/artifact/" + p.Initrd + "/initrd",
 		Args:   args,
 	}, "the agent, to install profile " + p.Name
+}
+
+// isNews keeps a machine that waits, and asks every few seconds, from filling the diary.
+func (s *Server) isNews(v visit, answer string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	told := v.lease.Nonce + " " + answer
+	if s.told[v.machine.MAC] == told {
+		return false
+	}
+	s.told[v.machine.MAC] = told
+	return true
 }
 
 // note puts a line on a machine's timeline without making the machine wait for the ledger.
