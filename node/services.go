@@ -352,8 +352,13 @@ func (s *services) caller(cs tls.ConnectionState) (swarm.NodeID, error) {
 	if err != nil {
 		return "", err
 	}
-	if n, ok := s.state.View().Node(p.Node); ok && n.Left && n.Quarantine != "" {
-		return "", fmt.Errorf("node %s was sent away", p.Node)
+	view := s.state.View()
+	n, ok := view.Node(p.Node)
+	if !ok || n.Machine == "" {
+		return p.Node, nil // the ledger has not told us of it yet, or it is the seed
+	}
+	if m, ok := view.Machine(n.Machine); ok && m.Node != n.ID {
+		return "", fmt.Errorf("node %s has ended: its machine %s was installed again and is node %s", n.ID, m.Name, m.Node)
 	}
 	return p.Node, nil
 }

@@ -255,7 +255,7 @@ func (c *Client) call(ctx context.Context, method, path string, body, into any) 
 	resp, err := c.http.Do(req)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w: %s may not be opened: use sudo, or join the socket's group", ErrUnreachable, c.path)
+		return fmt.Errorf("%w: %s may not be opened: use sudo", ErrUnreachable, c.path)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%w: nothing listens on %s. Is it running (systemctl status offshoot)? Was it started with another --data-dir?", ErrUnreachable, c.path)
 	case err != nil:
