@@ -67,41 +67,47 @@ func m1Node(s status.Status) status.Node {
 // comes back, except when m1 holds the duty already, and m1 must end on duty; and at no time were there two answers to one
 // DHCP request, a disk that boots before it is whole, or two nodes from one ticket.
 func TestSeedMayDieAtAnyMomentOfTheHandoff(t *testing.T) {
-	lab.Need(t, lab.Wire, "sfdisk", "mke2fs")
-	ctx := t.Context()
-	binary := os.Getenv("OFFSHOOT_BIN")
-	if binary == "" {
-		t.Fatal("OFFSHOOT_BIN names no binary: run this with make test-wire")
-	}
-	small, err := story.NewSmall(ctx, t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, m := range moments {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
-			dir := workDir(t)
-			w, err := story.NewWorld(story.Options{
-				Binary: binary, Image: small.Image, Dir: dir, Say: func(line string) { t.Log(line) },
-				Logger: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() {
-				if err := w.Close(); err != nil {
-					t.Error(err)
-				}
-			}()
-			bounded, cancel := context.WithTimeout(ctx, 4*time.Minute)
+			w, small := world(t)
+			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 			defer cancel()
-			killAt(bounded, t, w, small, m)
+			killAt(ctx, t, w, small, m)
 		})
 	}
 }
 
-func killAt(ctx context.Context, t *testing.T, w *story.World, small story.Small, m moment) {
-	flags := []string{"--auto-approve", "--probe", "1s", "--expand", "never", "--live-kernel", small.Kernel, "--live-modules", small.Modules}
+// world draws a lab for one scenario, with something small to install.
+func world(t *testing.T) (*story.World, story.Small) {
+	t.Helper()
+	lab.Need(t, lab.Wire, "sfdisk", "mke2fs", "debugfs")
+	binary := os.Getenv("OFFSHOOT_BIN")
+	if binary == "" {
+		t.Fatal("OFFSHOOT_BIN names no binary: run this with make test-wire")
+	}
+	small, err := story.NewSmall(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := story.NewWorld(story.Options{
+		Binary: binary, Image: small.Image, Dir: workDir(t), Say: func(line string) { t.Log(line) },
+		Logger: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return w, small
+}
+
+// begin starts a seed and switches m1 on. Its life ends with the test.
+func begin(ctx context.Context, t *testing.T, w *story.World, small story.Small) (seed *story.Daemon, bare *story.Bare, flags []string) {
+	flags = []string{"--auto-approve", "--probe", "1s", "--expand", "never", "--live-kernel", small.Kernel, "--live-modules", small.Modules}
 	seed, err := w.StartSeed(ctx, flags...)
 	if err != nil {
 		t.Fatal(err)
@@ -114,8 +120,7 @@ func killAt(ctx context.Context, t *testing.T, w *story.World, small story.Small
 	}); err != nil {
 		t.Fatal(err)
 	}
-	bare, err := w.NewBare("m1", small)
-	if err != nil {
+	if bare, err = w.NewBare("m1", small); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := seed.Offshoot(ctx, "machine", "name", bare.MAC.String(), "m1"); err != nil {
@@ -124,12 +129,50 @@ func killAt(ctx context.Context, t *testing.T, w *story.World, small story.Small
 	living, off := context.WithCancel(ctx)
 	life := make(chan error, 1)
 	go func() { life <- bare.Life(living) }()
-	defer func() {
+	t.Cleanup(func() {
 		off()
 		if err := <-life; err != nil {
 			t.Errorf("m1: %v", err)
 		}
-	}()
+	})
+	return seed, bare, flags
+}
+
+// TestSeedHandsOverAndLeavesOnCtrlC: once m1 is on duty, one Ctrl-C ends the seed in order, and m1 knows that it has left.
+func TestSeedHandsOverAndLeavesOnCtrlC(t *testing.T) {
+	t.Parallel()
+	w, small := world(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	seed, bare, _ := begin(ctx, t, w, small)
+	if _, err := w.Until(ctx, seed, "m1 is on duty", onDuty); err != nil {
+		t.Fatal(err)
+	}
+	if err := seed.Interrupt(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-seed.Ended():
+	case <-ctx.Done():
+		t.Fatal("the seed did not end")
+	}
+	if err := seed.Err(); err != nil {
+		t.Errorf("exit code: %v", err)
+	}
+	if _, err := w.Until(ctx, bare, "m1 knows that the seed has left", func(s status.Status) string {
+		for _, n := range s.Nodes {
+			if n.Name == "seed" && n.State != status.NodeLeft {
+				return "the seed is " + n.State
+			}
+		}
+		return onDuty(s)
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func killAt(ctx context.Context, t *testing.T, w *story.World, small story.Small, m moment) {
+	seed, bare, flags := begin(ctx, t, w, small)
 	if err := await(ctx, seed, m); err != nil {
 		t.Fatal(err)
 	}
@@ -137,11 +180,12 @@ func killAt(ctx context.Context, t *testing.T, w *story.World, small story.Small
 	w.Say("seed killed: %s", m.name)
 	checkDisk(t, bare, "when the seed died")
 	if m.name != "on-duty" { // from then on it is not needed any more
-		if seed, err = w.StartSeed(ctx, flags...); err != nil {
+		// Unless m1 has everything already, the seed must bring it there.
+		again, err := w.StartSeed(ctx, flags...)
+		if err != nil {
 			t.Fatal(err)
 		}
-		// Unless m1 has everything already, the seed must bring it there.
-		if _, err := w.Until(ctx, seed, "m1 is on duty", onDuty); err != nil {
+		if _, err := w.Until(ctx, again, "m1 is on duty", onDuty); err != nil {
 			t.Fatal(err)
 		}
 	}

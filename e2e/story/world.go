@@ -161,6 +161,9 @@ func (d *Daemon) Kill() {
 	<-d.ended
 }
 
+// Interrupt is Ctrl-C.
+func (d *Daemon) Interrupt() error { return d.cmd.Process.Signal(syscall.SIGINT) }
+
 // Ended is closed when the daemon has stopped by itself or was killed; Err says how.
 func (d *Daemon) Ended() <-chan struct{} { return d.ended }
 
