@@ -171,6 +171,40 @@ func TestSeedHandsOverAndLeavesOnCtrlC(t *testing.T) {
 	}
 }
 
+// TestNodeComesBackAloneAfterALossOfPower: everything loses its power at once, the seed for ever. m1 finds nobody who would
+// give it an address, and is on duty again all the same, with everything that was decided before.
+func TestNodeComesBackAloneAfterALossOfPower(t *testing.T) {
+	t.Parallel()
+	w, small := world(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	seed, bare, _ := begin(ctx, t, w, small)
+	if _, err := w.Until(ctx, seed, "m1 is on duty", onDuty); err != nil {
+		t.Fatal(err)
+	}
+	before, err := untilBare(ctx, w, bare)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed.Kill()
+	if err := bare.PowerLoss(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.Say("all power is gone")
+	var after status.Status
+	for after.Time.Before(before.Time.Add(time.Second)) {
+		if after, err = untilBare(ctx, w, bare); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after.Swarm != before.Swarm || m1Node(after).ID != m1Node(before).ID || m1Node(after).Address != m1Node(before).Address {
+		t.Errorf("before %+v, after %+v", m1Node(before), m1Node(after))
+	}
+	if !after.Quorum || len(after.Machines) != len(before.Machines) {
+		t.Errorf("quorum %v, machines %+v", after.Quorum, after.Machines)
+	}
+}
+
 func killAt(ctx context.Context, t *testing.T, w *story.World, small story.Small, m moment) {
 	seed, bare, flags := begin(ctx, t, w, small)
 	if err := await(ctx, seed, m); err != nil {

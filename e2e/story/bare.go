@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -32,6 +33,7 @@ type Bare struct {
 
 	small Small
 	dir   string
+	cut   atomic.Bool // the power was cut on purpose
 }
 
 // NewBare draws a machine on lan0.
@@ -116,24 +118,47 @@ var agentURL = regexp.MustCompile(`offshoot\.url=(\S+)`)
 // ErrUnbootable: the machine was told to start a disk that nothing can start.
 var ErrUnbootable = errors.New("told to boot a disk that does not boot")
 
-// Life is one life of the machine, from power-on for ever: it boots from the network until it is told to start its own
-// disk, and then runs the node that the agent left there. It ends with ctx, or when something is wrong beyond repair.
+// Life is the life of the machine, from power-on for ever: it boots from the network until it is told to start its own
+// disk, or nobody on the network answers and its disk boots, and then runs the node that the agent left there. It ends with
+// ctx, or when something is wrong beyond repair.
 func (b *Bare) Life(ctx context.Context) error {
+	silent := 0
 	for ctx.Err() == nil {
 		script, err := b.script(ctx)
 		switch url := agentURL.FindStringSubmatch(script); {
 		case err != nil:
 			b.o.Logger.Debug("no boot script yet", "error", err)
+			silent++
+			if boots, _ := b.Boots(); boots && silent > 1 { // as firmware does, after the network the disk
+				if err := b.system(ctx); !b.cut.Swap(false) {
+					return err
+				}
+			}
 		case url != nil:
 			if err := b.agent(ctx, url[1]); err != nil && ctx.Err() == nil {
 				b.o.Logger.Debug("agent ended", "error", err)
 			}
 		case strings.Contains(script, "sanboot"):
-			return b.system(ctx)
+			if err := b.system(ctx); !b.cut.Swap(false) {
+				return err
+			}
 		}
 		if err := pause(ctx, time.Second); err != nil {
 			return nil
 		}
+	}
+	return nil
+}
+
+// PowerLoss cuts the power for a moment.
+func (b *Bare) PowerLoss(ctx context.Context) error {
+	pid, err := b.pid(ctx)
+	if err != nil {
+		return err
+	}
+	b.cut.Store(true)
+	if out, err := b.Host.Run(ctx, "kill", "-9", pid); err != nil {
+		return fmt.Errorf("cut the power of m1: %w: %s", err, out)
 	}
 	return nil
 }
