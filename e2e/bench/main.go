@@ -41,7 +41,8 @@ func bench(ctx context.Context) (err error) {
 		return errors.New("run it with: make bench")
 	}
 	dir := filepath.Join("build", "bench")
-	if err := os.RemoveAll(dir); err != nil {
+	// What a run left that was killed is named in its folder: first that, then the folder.
+	if err := errors.Join(lab.Sweep(dir), os.RemoveAll(dir)); err != nil {
 		return err
 	}
 	w, err := story.NewWorld(story.Options{

@@ -21,6 +21,10 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := demo(ctx); err != nil {
+		if ctx.Err() != nil {
+			_, _ = fmt.Fprintln(os.Stderr, "demo: interrupted; networks, machines and processes are removed")
+			os.Exit(130)
+		}
 		_, _ = fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
@@ -35,7 +39,8 @@ func demo(ctx context.Context) (err error) {
 		return errors.New("run it with: make demo")
 	}
 	dir := filepath.Join("build", "demo")
-	if err := os.RemoveAll(dir); err != nil {
+	// What a run left that was killed is named in its folder: first that, then the folder.
+	if err := errors.Join(lab.Sweep(dir), os.RemoveAll(dir)); err != nil {
 		return err
 	}
 	if lab.KVM() {

@@ -279,6 +279,7 @@ func (w *World) Until(ctx context.Context, v View, what string, want func(status
 		if s, err := v.Status(ctx); err != nil {
 			last = err
 		} else {
+			last = nil
 			w.show(s)
 			if missing = want(s); missing == "" {
 				return s, nil
@@ -294,7 +295,11 @@ func (w *World) Until(ctx context.Context, v View, what string, want func(status
 			}
 		}
 		if err := pause(ctx, time.Second); err != nil {
-			return status.Status{}, fmt.Errorf("wait until %s: %w: %s (%w)", what, err, missing, last)
+			err = fmt.Errorf("wait until %s: %w: %s", what, err, missing)
+			if last != nil {
+				err = fmt.Errorf("%w (last error: %w)", err, last)
+			}
+			return status.Status{}, err
 		}
 	}
 }
