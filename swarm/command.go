@@ -16,6 +16,9 @@ const commandVersion = 1
 // maxCommand bounds an encoded command, bytes, as the ledger does. The largest carries a machine's inventory.
 const maxCommand = 256 << 10
 
+// maxID bounds a command's id, bytes; ours have 16.
+const maxID = 64
+
 // Command is one decision to be written down. ID makes a retry harmless: the second Apply of an ID returns the first
 // one's result.
 type Command struct {
@@ -84,6 +87,9 @@ func DecodeCommand(data []byte) (Command, error) {
 	}
 	if w.Version > commandVersion {
 		return Command{}, fmt.Errorf("decode command: version %d, this offshoot knows up to %d: upgrade this node", w.Version, commandVersion)
+	}
+	if w.ID == "" || len(w.ID) > maxID {
+		return Command{}, fmt.Errorf("decode command: an id of %d bytes, want 1 to %d", len(w.ID), maxID)
 	}
 	proto, ok := ops[w.Op]
 	if !ok {

@@ -228,6 +228,9 @@ func (o MintTicket) apply(c *change) (any, error) {
 	if n, err := c.node(c.By); err != nil || !n.Eligible() {
 		return nil, refuse(ErrConflict, "node %s may not mint tickets", c.By)
 	}
+	if o.ID == "" || o.Hash == "" {
+		return nil, refuse(ErrInvalid, "a ticket needs an id and a hash")
+	}
 	m, err := c.machine(o.MAC)
 	if err != nil {
 		return nil, err
@@ -287,6 +290,9 @@ type RedeemTicket struct {
 }
 
 func (o RedeemTicket) apply(c *change) (any, error) {
+	if o.Node == "" || o.Key == "" {
+		return nil, refuse(ErrInvalid, "a redeem needs the node's id and key")
+	}
 	t, ok := c.view().Ticket(o.ID)
 	if !ok || !constantTimeEqual(t.Hash, o.Hash) {
 		return nil, refuse(ErrTicket, "ticket %s is unknown, or its secret is wrong", o.ID)

@@ -144,11 +144,11 @@ func TestNodeKeepsItsAddressForEver(t *testing.T) {
 func TestMachineIsInstalledOncePerArming(t *testing.T) {
 	h := founded(t)
 	h.join(m1, "192.168.42.20")
-	h.refused(seedID, MintTicket{ID: "again", MAC: m1, Segment: "s1", Expires: h.now.Add(time.Hour)}, ErrNotArmed)
+	h.refused(seedID, MintTicket{ID: "again", Hash: "hash", MAC: m1, Segment: "s1", Expires: h.now.Add(time.Hour)}, ErrNotArmed)
 	h.must(seedID, SeeMachine{MAC: m1, Segment: "s1"}) // seen again: not armed again
-	h.refused(seedID, MintTicket{ID: "again", MAC: m1, Segment: "s1", Expires: h.now.Add(time.Hour)}, ErrNotArmed)
+	h.refused(seedID, MintTicket{ID: "again", Hash: "hash", MAC: m1, Segment: "s1", Expires: h.now.Add(time.Hour)}, ErrNotArmed)
 	h.must(seedID, ArmMachine{MAC: m1})
-	h.must(seedID, MintTicket{ID: "again", MAC: m1, Segment: "s1", Expires: h.now.Add(time.Hour)})
+	h.must(seedID, MintTicket{ID: "again", Hash: "hash", MAC: m1, Segment: "s1", Expires: h.now.Add(time.Hour)})
 }
 
 func TestTicketIsRedeemedOnce(t *testing.T) {
@@ -310,12 +310,31 @@ func FuzzDecodeCommand(f *testing.F) {
 	}
 	f.Add(wire)
 	f.Add([]byte(`{"v":1,"id":"x","op":"note","args":{"kind":"k","text":"t"}}`))
+	for _, op := range []Op{
+		MintTicket{ID: "t", Hash: "h", MAC: m1, Segment: "s1"}, RedeemTicket{ID: "t", Hash: "h", Key: "k", Node: "n", MACs: []MAC{m1}},
+		OpenSegment{Port: m2}, GrantDuty{Segment: "s1", Term: 1, To: seedID}, NameMachine{MAC: m1, Name: "a"}, PutArtifact{Artifact{Digest: "d"}},
+		QuarantineAddress{Segment: "s1", Addr: netip.MustParseAddr("192.168.42.9")}, PutProfile{Profile: Profile{Name: "q"}},
+	} {
+		if wire, err := (Command{ID: "1", Time: day, By: seedID, Op: op}).Encode(); err == nil {
+			f.Add(wire)
+		}
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := DecodeCommand(data)
 		if err != nil {
 			return
 		}
-		NewState().Apply(c) // nothing that decodes may make a node fall over
+		// Nothing that decodes may make a node fall over, neither before the swarm was founded nor after.
+		NewState().Apply(c)
+		s := NewState()
+		for i, op := range []Op{
+			Found{Settings: Settings{Range: netip.MustParsePrefix("10.42.0.0/16"), AutoApprove: true, Profile: "p"}, Network: netip.MustParsePrefix("192.168.42.0/24"),
+				Node: Node{ID: seedID, Ports: []Port{{MAC: m2}}}, Profile: &Profile{Name: "p"}},
+			SeeMachine{MAC: m1, Segment: "s1"},
+		} {
+			s.Apply(Command{ID: fmt.Sprint("before", i), Time: day, By: seedID, Op: op})
+		}
+		s.Apply(c)
 		if _, err := c.Encode(); err != nil {
 			t.Fatal(err)
 		}
