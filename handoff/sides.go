@@ -32,28 +32,29 @@ func Take(dir string, t Taker, log *slog.Logger) Plan {
 
 // Giver is what the give side of one duty does with, implemented by node.
 type Giver interface {
-	// StopAnswering returns when no new packet on the segment will be answered any more.
+	// StopAnswering returns when no new packet on the segment will be answered any more. What arrives is kept.
 	StopAnswering(segment string)
-	// Drain returns when what was begun has ended, or ctx has.
-	Drain(ctx context.Context, segment string)
 	// Pass writes down that the duty has passed to whom it was offered.
 	Pass(ctx context.Context, segment string, term uint64) error
+	// Deliver gives the new holder what arrived meanwhile. It may fail: clients ask again.
+	Deliver(ctx context.Context, segment string)
 }
 
-// drainTime bounds how long a duty waits for transfers that are under way. Clients of longer ones resume elsewhere.
-const drainTime = 2 * time.Second
+// deliverTime bounds the delivery. A packet that is older helps nobody: its sender has repeated it.
+const deliverTime = 2 * time.Second
 
 // Give hands one duty over. Its record is the offer in the ledger: it stands until the duty has passed, so whoever holds
-// the duty after a crash, or is asked again, does the same again. Nothing is answered between the first step and the last,
-// so two nodes never answer at once.
+// the duty after a crash, or is asked again, does the same again. Nothing is answered between the first step and the
+// second, so two nodes never answer at once; nothing is lost either, because the third brings it to the new holder.
+// Downloads need no step: the old holder goes on sending what it has begun.
 func Give(ctx context.Context, g Giver, segment string, term uint64) error {
 	g.StopAnswering(segment)
-	bounded, cancel := context.WithTimeout(ctx, drainTime)
-	g.Drain(bounded, segment)
-	cancel()
 	if err := g.Pass(ctx, segment, term); err != nil {
 		return fmt.Errorf("hand over segment %s in term %d: %w", segment, term, err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, deliverTime)
+	defer cancel()
+	g.Deliver(ctx, segment)
 	return nil
 }
 

@@ -12,18 +12,18 @@ import (
 
 // diary is a giver, a taker and a leaver that write down what they are asked for.
 type diary struct {
-	lines []string
-	drain func(context.Context)
-	err   error
+	lines   []string
+	deliver func(context.Context)
+	err     error
 }
 
 func (d *diary) note(line string) error { d.lines = append(d.lines, line); return d.err }
 
 func (d *diary) StopAnswering(string) { _ = d.note("stop") }
-func (d *diary) Drain(ctx context.Context, _ string) {
-	_ = d.note("drain")
-	if d.drain != nil {
-		d.drain(ctx)
+func (d *diary) Deliver(ctx context.Context, _ string) {
+	_ = d.note("deliver")
+	if d.deliver != nil {
+		d.deliver(ctx)
 	}
 }
 func (d *diary) Pass(context.Context, string, uint64) error { return d.note("pass") }
@@ -41,27 +41,27 @@ func (d *diary) wrote(t *testing.T, want ...string) {
 	}
 }
 
-func TestDutyIsPassedAfterTheLastAnswerAndTheDrain(t *testing.T) {
+func TestDutyIsPassedAfterTheLastAnswerAndPacketsAfterThat(t *testing.T) {
 	t.Parallel()
 	d := &diary{}
 	if err := Give(t.Context(), d, "s1", 3); err != nil {
 		t.Fatal(err)
 	}
-	d.wrote(t, "stop", "drain", "pass")
+	d.wrote(t, "stop", "pass", "deliver")
 }
 
-func TestDrainIsBoundedAndDutyPassesAllTheSame(t *testing.T) {
+func TestDeliveryIsBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		d := &diary{drain: func(ctx context.Context) { <-ctx.Done() }} // a client that never ends
+		d := &diary{deliver: func(ctx context.Context) { <-ctx.Done() }} // the new holder does not answer
 		began := time.Now()
 		if err := Give(t.Context(), d, "s1", 3); err != nil {
 			t.Fatal(err)
 		}
-		if took := time.Since(began); took != drainTime {
+		if took := time.Since(began); took != deliverTime {
 			t.Errorf("took %v", took)
 		}
-		d.wrote(t, "stop", "drain", "pass")
+		d.wrote(t, "stop", "pass", "deliver")
 	})
 }
 
@@ -72,6 +72,7 @@ func TestDutyThatCouldNotBePassedIsNamed(t *testing.T) {
 	if !errors.Is(err, d.err) || !strings.Contains(err.Error(), "s1") || !strings.Contains(err.Error(), "term 3") {
 		t.Errorf("got %v", err)
 	}
+	d.wrote(t, "stop", "pass") // nothing is delivered to whom the duty was not passed
 }
 
 func TestTicketIsForgottenOnlyAfterItWasRedeemed(t *testing.T) {

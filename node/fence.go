@@ -15,10 +15,11 @@ import (
 // the margin is for a leader whose own proof of office is as old as officeProof, and for clocks that run at different
 // speeds. Emulated and overloaded machines must be able to keep a duty.
 const (
-	dutyTTL     = 6 * time.Second
-	dutyMargin  = 3 * time.Second
-	dutyRenew   = 1500 * time.Millisecond
-	officeProof = 2 * time.Second
+	dutyTTL     = 1500 * time.Millisecond
+	dutyMargin  = 800 * time.Millisecond
+	dutyRenew   = 400 * time.Millisecond
+	officeProof = 500 * time.Millisecond
+	dutyStale   = 2 * time.Second // how long the news that no leader answers is news: an attempt takes up to half a TTL, and begins so often
 )
 
 // uptime is the machine's own clock: it never jumps, and it goes on while a laptop sleeps, which Go's does not.
@@ -36,6 +37,7 @@ type fence struct {
 
 	mu     sync.Mutex
 	until  time.Duration
+	tried  time.Duration // when the last attempt to renew began that failed; 0: none
 	closed bool
 }
 
@@ -46,6 +48,14 @@ func (f *fence) renewed(asked time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.until = max(f.until, asked+dutyTTL)
+}
+
+// failed notes that the leader could not be reached, asked at the given uptime. Only a holder that has found that out just now
+// may go on with what is harmless: one that wakes from a pause first has to ask whether its duty is still its own.
+func (f *fence) failed(asked time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.tried = asked
 }
 
 // shut ends the right for good.
@@ -64,15 +74,17 @@ func (f *fence) standing() standing {
 		return standingNone
 	case f.clock() < f.until:
 		return standingFull
+	case f.tried > 0 && f.clock()-f.tried < dutyStale:
+		return standingStale
 	}
-	return standingStale
+	return standingNone
 }
 
 // standing is how much a holder may say on its segment.
 type standing int
 
 const (
-	standingNone  standing = iota // the duty is over
+	standingNone  standing = iota // the duty is over, or that is not known
 	standingStale                 // nothing heard from the leader: only what is harmless
 	standingFull
 )

@@ -18,7 +18,7 @@ func TestFenceIsShutFromTheStart(t *testing.T) {
 	t.Parallel()
 	// Even a machine that came up a moment ago, whose uptime is less than a period, was confirmed by nobody yet.
 	for _, at := range []time.Duration{0, time.Second, time.Hour} {
-		if s := newFence((&hands{at}).read).standing(); s != standingStale {
+		if s := newFence((&hands{at}).read).standing(); s != standingNone {
 			t.Errorf("at %v: %v", at, s)
 		}
 	}
@@ -36,8 +36,8 @@ func TestFenceCountsFromWhenTheLeaderWasAsked(t *testing.T) {
 		t.Error("stopped before its time")
 	}
 	h.at = asked + dutyTTL
-	if f.standing() != standingStale {
-		t.Error("answers in full after its time")
+	if f.standing() != standingNone {
+		t.Error("answers after its time, and has not asked whether it may")
 	}
 }
 
@@ -85,6 +85,32 @@ func TestPausedHolderIsNotFullWhenItWakes(t *testing.T) {
 	f.renewed(h.at)
 	if f.standing() != standingFull {
 		t.Error("not full after it was confirmed anew")
+	}
+}
+
+func TestHolderThatWakesIsSilentUntilItHasAskedInVain(t *testing.T) {
+	t.Parallel()
+	h := &hands{time.Minute}
+	f := newFence(h.read)
+	f.renewed(h.at)
+	asked := h.at + dutyRenew
+	h.at = asked + time.Minute // it was stopped while it asked
+	f.failed(asked)            // the attempt ends when it wakes, with a time-out
+	if f.standing() != standingNone {
+		t.Error("answers because of an attempt that began before the pause")
+	}
+	f.failed(h.at)
+	if f.standing() != standingStale {
+		t.Error("renews for nobody although no leader can be reached")
+	}
+	h.at += dutyStale
+	if f.standing() != standingNone {
+		t.Error("old news of no leader is enough")
+	}
+	f.failed(h.at)
+	f.renewed(h.at)
+	if f.standing() != standingFull {
+		t.Error("not full after it was confirmed")
 	}
 }
 

@@ -29,6 +29,7 @@ type ground struct {
 	web     http.Handler
 	warm    func() bool
 	version string
+	keys    func() uint64 // generation of the gossip keys in use here
 	probe   segment.Schedule
 	mark    func() string
 	log     *slog.Logger
@@ -202,13 +203,19 @@ func (g *ground) report(ctx context.Context, self swarm.Node, ports []swarm.Port
 	if g.leaving() {
 		return nil
 	}
-	op := swarm.ReportNode{Address: address, Version: g.version, Ports: ports, Warm: g.warm()}
-	if self.Address == op.Address && self.Version == op.Version && self.Warm == op.Warm && !self.Left && slices.Equal(self.Ports, ports) {
+	op := swarm.ReportNode{Address: address, Version: g.version, Ports: ports, Warm: g.warm(), Protocol: swarm.Protocol, Keys: g.keys()}
+	if says(self, op) {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	return g.decide(ctx, op)
+}
+
+// says tells whether the ledger knows all that a node would report.
+func says(n swarm.Node, op swarm.ReportNode) bool {
+	return n.Address == op.Address && n.Version == op.Version && n.Warm == op.Warm && n.Protocol == op.Protocol && n.Keys == op.Keys &&
+		!n.Left && slices.Equal(n.Ports, op.Ports)
 }
 
 // address gives the ports the addresses that the ledger knows.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,12 +30,15 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 // ledger of one voter, a real state.
 type leader struct {
 	*service
-	t         *testing.T
+	t         testing.TB
 	authority *identity.CA
+	end       func() // stops its ledger
 }
 
 // stopped is a node whose ledger does not run.
-func stopped(t *testing.T) *leader {
+func stopped(t testing.TB) *leader { return stoppedIn(t, scratch(t)) }
+
+func stoppedIn(t testing.TB, dir string) *leader {
 	t.Helper()
 	ca, err := identity.NewCA("5eed", time.Now())
 	if err != nil {
@@ -47,11 +51,11 @@ func stopped(t *testing.T) *leader {
 	alone := errors.New("there is nobody else")
 	r := &replica{
 		state: swarm.NewState(), self: func() swarm.NodeID { return seedID }, log: quiet(),
-		broken: func(err error) { t.Errorf("state machine: %v", err) },
+		broken: func(err error) { t.Errorf("state machine: %v", err) }, now: time.Now, ages: newAges(uptime, maxLease),
 	}
 	r.ledger, err = ledger.Open(ledger.Options{
-		Dir: scratch(t), ID: seedID, Address: l.Addr().String(), Listener: l, FSM: r, Logger: quiet(),
-		Dial: func(context.Context, string) (net.Conn, error) { return nil, alone },
+		Dir: dir, ID: seedID, Address: l.Addr().String(), Listener: l, FSM: r, Logger: quiet(),
+		Dial: func(context.Context, swarm.NodeID, string) (net.Conn, error) { return nil, alone },
 		Peers: ledger.Peers{
 			Forward: func(context.Context, string, []byte) ([]byte, error) { return nil, alone },
 			Pulse:   func(context.Context, string) (ledger.Pulse, error) { return ledger.Pulse{}, alone },
@@ -70,7 +74,7 @@ func stopped(t *testing.T) *leader {
 }
 
 // scratch is a directory in memory if there is one: no test here is about disks.
-func scratch(t *testing.T) string {
+func scratch(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "offshoot-node-")
 	if err != nil {
@@ -80,22 +84,41 @@ func scratch(t *testing.T) string {
 	return dir
 }
 
-// founded is a node that leads a swarm which it founded: segment s1 is its own, machine mac1 is armed and has an address.
-func founded(t *testing.T) *leader {
-	t.Helper()
-	l := stopped(t)
-	if err := l.ledger.Found(); err != nil {
-		t.Fatal(err)
-	}
+// run runs the ledger until the test ends, or end is called.
+func (l *leader) run() *leader {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- l.ledger.Run(ctx) }()
-	t.Cleanup(func() {
+	l.end = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
-			t.Errorf("ledger ended with %v", err)
+			l.t.Errorf("ledger ended with %v", err)
 		}
 	})
+	l.t.Cleanup(l.end)
+	return l
+}
+
+// foundedIn is a node that leads a swarm with an empty state, on a directory.
+func foundedIn(t testing.TB, dir string) *leader {
+	t.Helper()
+	l := stoppedIn(t, dir)
+	if err := l.ledger.Found(); err != nil {
+		t.Fatal(err)
+	}
+	return l.run()
+}
+
+// resumedIn is the same node after a restart.
+func resumedIn(t testing.TB, dir string) *leader {
+	t.Helper()
+	return stoppedIn(t, dir).run()
+}
+
+// founded is a node that leads a swarm which it founded: segment s1 is its own, machine mac1 is armed and has an address.
+func founded(t testing.TB) *leader {
+	t.Helper()
+	l := foundedIn(t, scratch(t))
 	l.must(swarm.Found{
 		Settings: swarm.Settings{
 			Swarm: "5eed", CA: string(l.authority.Certificate()), Pin: l.authority.Pin(), Voters: 5, Profile: "p",

@@ -98,7 +98,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, undo.Undo()) }()
 	s := &services{node: n, undo: undo, journal: newJournal(), memory: m, state: swarm.NewState()}
-	if s.identity, err = identity.Open(identity.Options{Dir: n.o.DataDir}); err != nil {
+	if s.identity, err = identity.Open(identity.Options{
+		Dir: n.o.DataDir, Member: s.isKnown, Refused: func(serial string, p identity.Peer) error { return refusal(s.state.View(), serial, p) },
+	}); err != nil {
 		return err
 	}
 	if s.store, err = share.OpenStore(filepath.Join(n.o.DataDir, "artifacts")); err != nil {

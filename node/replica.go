@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -18,7 +19,11 @@ type replica struct {
 	ledger *ledger.Ledger // set before anything proposes
 	self   func() swarm.NodeID
 	broken func(error) // called once when a command cannot be understood: the node must stop, not guess
-	log    *slog.Logger
+	now    func() time.Time
+	ages   *ages // of the bindings
+
+	applied func(index uint64, command []byte) // may be nil
+	log     *slog.Logger
 }
 
 var _ ledger.StateMachine = (*replica)(nil)
@@ -30,7 +35,14 @@ func (r *replica) Apply(index uint64, command []byte) []byte {
 		r.broken(fmt.Errorf("ledger entry %d: %w", index, err))
 		return nil
 	}
-	result, err := json.Marshal(r.state.Apply(c))
+	outcome := r.state.Apply(c)
+	if r.applied != nil {
+		r.applied(index, command)
+	}
+	if bound, ok := c.Op.(swarm.BindLeases); ok {
+		r.ages.note(bound.Leases)
+	}
+	result, err := json.Marshal(outcome)
 	if err != nil {
 		r.broken(fmt.Errorf("ledger entry %d: %w", index, err))
 		return nil
@@ -42,13 +54,21 @@ func (r *replica) Apply(index uint64, command []byte) []byte {
 func (r *replica) Snapshot() (func(w io.Writer) error, error) { return r.state.Snapshot(), nil }
 
 // Restore replaces the state.
-func (r *replica) Restore(in io.Reader) error { return r.state.Restore(in) }
+func (r *replica) Restore(in io.Reader) error {
+	r.ages.restart()
+	return r.state.Restore(in)
+}
 
 // propose writes one decision down and returns its result, whose refusal is in the result. An error means that nobody
 // knows whether it was written.
 func (r *replica) propose(ctx context.Context, op swarm.Op) (swarm.Result, error) {
+	return r.proposeAs(ctx, "", op)
+}
+
+// proposeAs does the same for an operator, whom the audit log names.
+func (r *replica) proposeAs(ctx context.Context, actor string, op swarm.Op) (swarm.Result, error) {
 	var result swarm.Result
-	command, err := swarm.Command{ID: swarm.NewID(), Time: time.Now().UTC(), By: r.self(), Op: op}.Encode()
+	command, err := r.encode(actor, op)
 	if err != nil {
 		return result, err
 	}
@@ -62,10 +82,22 @@ func (r *replica) propose(ctx context.Context, op swarm.Op) (swarm.Result, error
 	return result, nil
 }
 
+// errTooNew: somebody would not understand.
+var errTooNew = errors.New("not every node of the swarm can do this yet")
+
+// encode makes a command that every node understands.
+func (r *replica) encode(actor string, op swarm.Op) ([]byte, error) {
+	c := swarm.Command{ID: swarm.NewID(), Time: r.now().UTC(), By: r.self(), Actor: actor, Op: op}
+	if spoken := r.state.View().Protocol(); c.Protocol() > spoken {
+		return nil, fmt.Errorf("%T: %w: upgrade those that speak protocol %d", op, errTooNew, spoken)
+	}
+	return c.Encode()
+}
+
 // decideHere writes a decision down that is this leader's alone: in one attempt, never forwarded, so that it cannot come
 // true under a later leader who has told somebody otherwise meanwhile.
 func (r *replica) decideHere(ctx context.Context, op swarm.Op) error {
-	command, err := swarm.Command{ID: swarm.NewID(), Time: time.Now().UTC(), By: r.self(), Op: op}.Encode()
+	command, err := r.encode("", op)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"sync/atomic"
@@ -28,7 +29,8 @@ type service struct {
 	dir      string // of the CA's key, where this node has it
 	ca       atomic.Pointer[identity.CA]
 	renewals *renewals
-	client   *peer.Client
+	client   calls
+	deliver  func(ctx context.Context, segment string, term uint64, packets [][]byte) error
 	gossip   func() []netip.AddrPort // where a new node finds others
 	journal  *journal
 	log      *slog.Logger
@@ -42,13 +44,7 @@ func (s *service) Propose(ctx context.Context, from swarm.NodeID, command []byte
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", peer.ErrRefused, err)
 	}
-	if c.By != from {
-		return nil, fmt.Errorf("%w: node %s proposes in the name of %s", peer.ErrRefused, from, c.By)
-	}
-	if n, ok := s.state.View().Node(from); !ok || n.Quarantine != "" {
-		return nil, fmt.Errorf("%w: node %s may not change the swarm: %s", peer.ErrRefused, from, n.Quarantine)
-	}
-	if err := mayForward(s.state.View(), from, c.Op); err != nil {
+	if err := swarm.MayForward(s.state.View(), from, c); err != nil {
 		return nil, fmt.Errorf("%w: %w", peer.ErrRefused, err)
 	}
 	answer, err := s.ledger.Accept(ctx, command)
@@ -56,23 +52,6 @@ func (s *service) Propose(ctx context.Context, from swarm.NodeID, command []byte
 		return nil, fmt.Errorf("%w: %w", peer.ErrNotLeader, err)
 	}
 	return answer, err
-}
-
-// mayForward keeps decisions that are the leader's alone, or a node's own, from being made by others.
-func mayForward(view swarm.View, from swarm.NodeID, op swarm.Op) error {
-	switch op := op.(type) {
-	case swarm.Found, swarm.GrantDuty, swarm.RedeemTicket:
-		return fmt.Errorf("%T is decided by the leader itself", op)
-	case swarm.OfferDuty:
-		if s, ok := view.Segment(op.Segment); !ok || s.Duty.Holder != from {
-			return fmt.Errorf("only its holder may offer the duty on segment %s", op.Segment)
-		}
-	case swarm.LeaveNode:
-		if op.Node != from {
-			return fmt.Errorf("node %s can only leave by itself", op.Node)
-		}
-	}
-	return nil
 }
 
 // RenewDuty confirms that a holder may go on for another period. A leader that was replaced without noticing must not
@@ -96,7 +75,7 @@ func (s *service) RenewDuty(_ context.Context, from swarm.NodeID, segment string
 }
 
 // RenewCertificate signs the key of a member again.
-func (s *service) RenewCertificate(_ context.Context, from swarm.NodeID, csr []byte) ([]byte, error) {
+func (s *service) RenewCertificate(ctx context.Context, from swarm.NodeID, csr []byte) ([]byte, error) {
 	ca := s.ca.Load()
 	if !s.ledger.IsLeader() || ca == nil {
 		return nil, peer.ErrNotLeader
@@ -104,11 +83,28 @@ func (s *service) RenewCertificate(_ context.Context, from swarm.NodeID, csr []b
 	if n, ok := s.state.View().Node(from); !ok || !n.Eligible() {
 		return nil, fmt.Errorf("%w: node %s is not in good standing", peer.ErrRefused, from)
 	}
-	cert, _, err := ca.IssueNode(csr, from, identity.RoleNode, time.Now())
+	cert, serial, err := ca.IssueNode(csr, from, identity.RoleNode, s.now())
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", peer.ErrRefused, err)
 	}
+	// Before it leaves: what is not written down could not be revoked by its serial.
+	if err := s.decideHere(ctx, swarm.NoteCertificate{Node: from, Serial: serial, NotAfter: endOf(cert)}); err != nil {
+		return nil, err
+	}
 	return cert, nil
+}
+
+// endOf is when a certificate ends, zero if it cannot be read.
+func endOf(certPEM []byte) time.Time {
+	block, _ := pem.Decode(certPEM)
+	if block == nil {
+		return time.Time{}
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return time.Time{}
+	}
+	return cert.NotAfter
 }
 
 // Authority keeps the CA's key, which the leader brings before it gives this node a vote.
@@ -156,6 +152,22 @@ func (s *service) Pulse() ([]byte, error) { return json.Marshal(s.ledger.Pulse()
 // Traces are what this node saw of a machine.
 func (s *service) Traces(mac swarm.MAC) []status.Trace { return s.journal.of(mac) }
 
+// Feed sends what was decided to a node that takes no part in raft, until it goes away.
+func (s *service) Feed(ctx context.Context, from swarm.NodeID, after uint64, w io.Writer, flush func()) error {
+	if n, ok := s.state.View().Node(from); ok && !n.Eligible() {
+		return fmt.Errorf("%w: node %s is not in good standing", peer.ErrRefused, from)
+	}
+	return s.ledger.ServeFeed(ctx, after, w, flush)
+}
+
+// Deliver takes the packets that arrived while a duty was handed over to this node, from whoever held it.
+func (s *service) Deliver(ctx context.Context, from swarm.NodeID, segment string, term uint64, packets [][]byte) error {
+	if n, ok := s.state.View().Node(from); !ok || !n.Eligible() {
+		return fmt.Errorf("%w: node %s is not in good standing", peer.ErrRefused, from)
+	}
+	return s.deliver(ctx, segment, term, packets)
+}
+
 // redeem answers a machine with a ticket: it passes the request on to the leader, or answers it if this node leads.
 func (s *service) redeem(ctx context.Context, request []byte) ([]byte, error) {
 	answer, err := s.Redeem(ctx, request)
@@ -187,7 +199,7 @@ func (s *service) Redeem(ctx context.Context, request []byte) ([]byte, error) {
 	}
 	fresh := swarm.NewNodeID()
 	// Signed first: what cannot be signed must not use up the ticket.
-	cert, serial, err := ca.IssueNode(req.CSR, fresh, identity.RoleNode, time.Now())
+	cert, serial, err := ca.IssueNode(req.CSR, fresh, identity.RoleNode, s.now())
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", peer.ErrRefused, err)
 	}
@@ -203,7 +215,7 @@ func (s *service) Redeem(ctx context.Context, request []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %w", peer.ErrRefused, err)
 	}
 	if n.ID != fresh { // asked again with the same key, because our first answer was lost
-		if cert, _, err = ca.IssueNode(req.CSR, n.ID, identity.RoleNode, time.Now()); err != nil {
+		if cert, _, err = ca.IssueNode(req.CSR, n.ID, identity.RoleNode, s.now()); err != nil {
 			return nil, err
 		}
 	}
@@ -218,7 +230,7 @@ func (s *service) welcome(n swarm.Node, ca *identity.CA, cert []byte) ([]byte, e
 	}
 	response := identity.RedeemResponse{
 		Node: n.ID, Swarm: settings.Swarm, Certificate: cert, CA: ca.Certificate(), GossipKeys: keys,
-		Members: s.gossip(), Time: time.Now(),
+		Members: s.gossip(), Time: s.now(),
 	}
 	if self, ok := s.state.View().Node(s.self()); ok {
 		response.Leader, _ = netip.ParseAddrPort(self.Address)

@@ -61,7 +61,7 @@ func TestNodeProposesInItsOwnNameOnly(t *testing.T) {
 	_, err := l.Propose(t.Context(), nodeID, command(t, seedID, note))
 	refused(t, err, "in the name of "+string(seedID))
 	_, err = l.Propose(t.Context(), "00000000000000ff", command(t, "00000000000000ff", note))
-	refused(t, err, "may not change the swarm")
+	refused(t, err, "is not known to this swarm")
 	_, err = l.Propose(t.Context(), nodeID, []byte("garbage"))
 	refused(t, err, "decode command")
 

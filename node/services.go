@@ -47,16 +47,14 @@ type services struct {
 		artifacts []swarm.Artifact
 	}
 
-	replica *replica
-	gossip  *gossip.Gossip
-	client  *peer.Client
-	share   *share.HTTP
-	service *service
-	watch   *watch
-	ground  *ground
-	leaver  *leaver
-	warm    atomic.Bool
-	stop    context.CancelCauseFunc
+	*core
+	client *peer.Client
+	share  *share.HTTP
+	ground *ground
+	leaver *leaver
+	warm   atomic.Bool
+	known  atomic.Pointer[map[netip.Addr]bool]
+	stop   context.CancelCauseFunc
 }
 
 // mark is what our own DHCP probes carry, so that nodes of this swarm know them.
@@ -115,39 +113,32 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 		return s.identity.Dial(ctx, identity.ProtoPeer, addr, "")
 	})
 	s.share = s.fetcher()
-	if err := s.openLedger(mux); err != nil {
+	if err := s.openCore(mux, home); err != nil {
 		return nil, nil, errors.Join(err, l.Close())
-	}
-	if err := s.openGossip(home); err != nil {
-		return nil, nil, errors.Join(err, l.Close(), s.replica.ledger.Close())
-	}
-	s.service = &service{
-		replica: s.replica, dir: s.node.o.DataDir, renewals: newRenewals(uptime), client: s.client, gossip: s.gossipAddresses, journal: s.journal, log: log,
 	}
 	if ca, err := identity.LoadCA(s.node.o.DataDir); err == nil {
 		s.service.ca.Store(ca)
 	}
-	s.watch = &watch{replica: s.replica, client: s.client, service: s.service, journal: s.journal, mark: s.mark, log: log, posts: map[uint64]*post{}}
 	if err := s.openGround(); err != nil {
-		return nil, nil, errors.Join(err, l.Close(), s.replica.ledger.Close())
+		return nil, nil, errors.Join(err, l.Close(), s.core.close())
 	}
 	s.leaver = &leaver{replica: s.replica, alive: s.alive, log: log}
 	if s.taker != nil {
 		s.taker.replica = s.replica
 	}
-	steward := &steward{
-		replica: s.replica, renewals: s.service.renewals, alive: s.alive, goneFor: s.goneFor, entrust: s.service.entrust, members: s.gossip.Watch,
-		log: log.With("part", "steward"),
-	}
 	peers := peer.NewServer(peer.Handler(s.service, s.caller, s.share.Handler()), 0)
 	joiners := peer.NewServer(peer.JoinHandler(s.service.redeem, identity.MaxRedeemRequest), joinTime)
-	socket := api.Handler(&desk{s})
+	socket, operators := api.Handler(&desk{s}, api.Local), api.Handler(&desk{s}, s.operator)
 	stages := [][]task.Task{
 		{task.Func("operator socket", func(ctx context.Context) error { return api.Serve(ctx, s.node.o.DataDir, socket) })},
-		{task.Func("peer port", mux.Run), task.Func("peer api", serve(peers, mux.Listener(identity.ProtoPeer))), task.Func("join door", serve(joiners, mux.Listener(identity.ProtoJoin)))},
-		{task.Func("ledger", s.replica.ledger.Run)},
-		{readied{task.Func("gossip", s.gossip.Run), s.gossip.Ready()}},
-		{task.Func("steward", steward.Run), task.Func("larder", s.keepWarm), task.Func("certificate", s.keepCertificate), task.Func("memory", s.keepMemory)},
+		{task.Func("peer port", mux.Run), task.Func("peer api", serve(peers, mux.Listener(identity.ProtoPeer))), task.Func("join door", serve(joiners, mux.Listener(identity.ProtoJoin))),
+			task.Func("operators", func(ctx context.Context) error {
+				return api.ServeOn(ctx, mux.Listener(identity.ProtoOperate), operators)
+			})},
+		s.ledgerTasks(),
+		s.gossipTasks(),
+		append(s.rulingTasks(), task.Func("larder", s.keepWarm), task.Func("certificate", s.keepCertificate), task.Func("memory", s.keepMemory),
+			task.Func("sentry", s.keepOut)),
 		{task.Func("hello", s.ground.hello.Run), s.ground},
 		{s.watch},
 		{task.Func("beginning", s.begin), task.Func("progress", s.progress)},
@@ -179,53 +170,8 @@ func serve(server *http.Server, l net.Listener) func(context.Context) error {
 	}
 }
 
-func (s *services) openLedger(mux *identity.Mux) error {
-	s.replica = &replica{
-		state: s.state, self: func() swarm.NodeID { return s.memory.Node }, log: s.node.log,
-		broken: func(err error) { s.stop(fmt.Errorf("this offshoot is too old for its swarm: %w", err)) },
-	}
-	l, err := ledger.Open(ledger.Options{
-		Dir: filepath.Join(s.node.o.DataDir, "ledger"), ID: s.memory.Node,
-		Address:  netip.AddrPortFrom(s.memory.Address.Addr(), PeerPort).String(),
-		Listener: mux.Listener(identity.ProtoRaft),
-		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
-			return s.identity.Dial(ctx, identity.ProtoRaft, addr, "")
-		},
-		Peers: ledger.Peers{
-			Forward: func(ctx context.Context, addr string, command []byte) ([]byte, error) {
-				answer, err := s.client.Propose(ctx, addr, command)
-				if errors.Is(err, peer.ErrNotLeader) {
-					err = fmt.Errorf("%w: %w", ledger.ErrNotLeader, err)
-				}
-				return answer, err
-			},
-			Pulse: func(ctx context.Context, addr string) (p ledger.Pulse, err error) {
-				data, err := s.client.Pulse(ctx, addr)
-				if err == nil {
-					err = unmarshal(data, &p)
-				}
-				return p, err
-			},
-		},
-		FSM: s.replica, Logger: s.node.log.With("part", "ledger"),
-	})
-	if err != nil {
-		return err
-	}
-	s.replica.ledger = l
-	if s.founding != nil {
-		if err := l.Found(); err != nil {
-			return errors.Join(err, l.Close())
-		}
-		// From here on this directory is a swarm: the memory makes the next start resume it.
-		if err := s.memory.save(s.node.o.DataDir); err != nil {
-			return errors.Join(err, l.Close())
-		}
-	}
-	return nil
-}
-
-func (s *services) openGossip(home netip.Addr) error {
+// openCore opens the ledger and gossip, and what stands on them, on the sockets and the disk of this machine.
+func (s *services) openCore(mux *identity.Mux, home netip.Addr) error {
 	keys, err := parseKeys(s.memory.Keys)
 	if err != nil {
 		return err
@@ -234,11 +180,94 @@ func (s *services) openGossip(home netip.Addr) error {
 	for _, k := range keys {
 		ring = append(ring, k.Reveal())
 	}
-	s.gossip, err = gossip.New(gossip.Options{
-		ID: s.memory.Node, Swarm: s.memory.Swarm, Bind: netip.AddrPortFrom(home, GossipPort), Keys: ring, Seeds: s.gossipSeeds,
-		Logger: s.node.log.With("part", "gossip"),
-	})
-	return err
+	log := s.node.log
+	p := parts{
+		id: s.memory.Node, address: netip.AddrPortFrom(home, PeerPort).String(), dir: s.node.o.DataDir, clock: uptime, now: time.Now, calls: s.client,
+		ledger: ledger.Options{
+			Dir: filepath.Join(s.node.o.DataDir, "ledger"), Listener: mux.Listener(identity.ProtoRaft),
+			Dial: func(ctx context.Context, id swarm.NodeID, addr string) (net.Conn, error) {
+				return s.identity.Dial(ctx, identity.ProtoRaft, addr, id)
+			},
+		},
+		gossip: gossip.Options{
+			Swarm: s.memory.Swarm, Bind: netip.AddrPortFrom(home, GossipPort), Keys: ring, Seeds: s.gossipSeeds,
+		},
+		feeders: s.feeders, lease: maxLease, broken: func(err error) { s.stop(fmt.Errorf("this offshoot cannot go on with its swarm: %w", err)) },
+		journal: s.journal, log: log,
+	}
+	var o outfit
+	p.stations = o.stations
+	if s.core, err = newCore(p, s.state); err != nil {
+		return err
+	}
+	o = outfit{replica: s.replica, journal: s.journal, mark: s.mark, log: log}
+	if s.founding != nil {
+		if err := s.replica.ledger.Found(); err != nil {
+			return errors.Join(err, s.core.close())
+		}
+		// From here on this directory is a swarm: the memory makes the next start resume it.
+		if err := s.memory.save(s.node.o.DataDir); err != nil {
+			return errors.Join(err, s.core.close())
+		}
+	}
+	return nil
+}
+
+// feeders are the peer ports of those who were there last.
+func (s *services) feeders() []string {
+	var out []string
+	for _, m := range s.memory.Members {
+		out = append(out, netip.AddrPortFrom(m.Addr(), PeerPort).String())
+	}
+	return out
+}
+
+// keepOut ends what refused nodes and operators have open here: a certificate is checked once, when a connection begins.
+func (s *services) keepOut(ctx context.Context) error {
+	for {
+		changed := s.state.Changed()
+		view := s.state.View()
+		s.known.Store(goodAddresses(view))
+		if n := s.identity.Cut(func(p identity.Peer, serial string) bool { return refusal(view, serial, p) != nil }); n > 0 {
+			s.node.log.Warn("connections of nodes or operators that are not in good standing are cut", "connections", n)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
+}
+
+// goodAddresses are the addresses of nodes in good standing.
+func goodAddresses(view swarm.View) *map[netip.Addr]bool {
+	out := map[netip.Addr]bool{}
+	for _, n := range view.Nodes() {
+		if at, err := netip.ParseAddrPort(n.Address); err == nil && n.Eligible() {
+			out[at.Addr()] = true
+		}
+	}
+	return &out
+}
+
+// isKnown says whether a node in good standing has this address: the peer port is patient with it, no more.
+func (s *services) isKnown(addr netip.Addr) bool {
+	known := s.known.Load()
+	return known != nil && (*known)[addr]
+}
+
+// refusal says why a certificate is no longer good.
+func refusal(view swarm.View, serial string, p identity.Peer) error {
+	why := ""
+	if p.Operator != "" {
+		why = view.RefusedOperator(p.Operator, serial)
+	} else {
+		why = view.Refused(serial, p.Node)
+	}
+	if why != "" {
+		return errors.New(why)
+	}
+	return nil
 }
 
 // gossipSeeds are addresses at which others may be: those of all nodes in the ledger, and before it has arrived those that
@@ -252,18 +281,6 @@ func (s *services) gossipSeeds() []string {
 		at, err := netip.ParseAddrPort(n.Address)
 		if err == nil && !n.Left && n.ID != s.memory.Node {
 			out = append(out, netip.AddrPortFrom(at.Addr(), GossipPort).String())
-		}
-	}
-	return out
-}
-
-// gossipAddresses are those of the living nodes, this one first: what a new node is told.
-func (s *services) gossipAddresses() []netip.AddrPort {
-	out := []netip.AddrPort{netip.AddrPortFrom(s.memory.Address.Addr(), GossipPort)}
-	for _, n := range s.state.View().Nodes() {
-		at, err := netip.ParseAddrPort(n.Address)
-		if err == nil && n.ID != s.memory.Node && !n.Left && s.alive(n.ID) {
-			out = append(out, netip.AddrPortFrom(at.Addr(), GossipPort))
 		}
 	}
 	return out
@@ -284,7 +301,7 @@ func (s *services) openGround() error {
 	}
 	s.ground = &ground{
 		replica: s.replica, memory: s.memory, undo: s.undo, alive: s.alive, members: s.gossip.Watch, web: s.web().Handler(), warm: s.warm.Load,
-		version: s.node.o.Version, mark: s.mark, log: s.node.log.With("part", "ground"), leaving: s.node.leaving.Load,
+		version: s.node.o.Version, keys: s.keys.Load, mark: s.mark, log: s.node.log.With("part", "ground"), leaving: s.node.leaving.Load,
 		doors: map[netip.Addr]*http.Server{}, closed: map[swarm.MAC]string{},
 	}
 	if s.node.o.Seed != nil {
@@ -346,48 +363,10 @@ func (s *services) endpoints(string, netip.Addr) []string {
 	return out
 }
 
-// caller names the node behind a TLS connection.
+// caller names the node behind a TLS connection. Whether it is in good standing was asked in the handshake.
 func (s *services) caller(cs tls.ConnectionState) (swarm.NodeID, error) {
 	p, err := identity.PeerOf(cs)
-	if err != nil {
-		return "", err
-	}
-	view := s.state.View()
-	n, ok := view.Node(p.Node)
-	if !ok || n.Machine == "" {
-		return p.Node, nil // the ledger has not told us of it yet, or it is the seed
-	}
-	if m, ok := view.Machine(n.Machine); ok && m.Node != n.ID {
-		return "", fmt.Errorf("node %s has ended: its machine %s was installed again and is node %s", n.ID, m.Name, m.Node)
-	}
-	return p.Node, nil
-}
-
-func (s *services) sees(id swarm.NodeID) sight {
-	if id == s.memory.Node {
-		return seen
-	}
-	for _, m := range s.gossip.Members() {
-		if m.ID == id {
-			if m.State == gossip.Alive {
-				return seen
-			}
-			return lost
-		}
-	}
-	return unseen
-}
-
-func (s *services) alive(id swarm.NodeID) bool { return s.sees(id) == seen }
-
-// goneFor is how long gossip has not seen a node. One that it has never seen counts from when this node came up.
-func (s *services) goneFor(id swarm.NodeID) time.Duration {
-	for _, m := range s.gossip.Members() {
-		if m.ID == id {
-			return time.Since(m.Since)
-		}
-	}
-	return uptime() - s.service.renewals.since
+	return p.Node, err
 }
 
 // desk is what operators see of the node.
@@ -412,16 +391,6 @@ func (d *desk) Machine(mac swarm.MAC) (status.Machine, bool) { return d.picture(
 func (d *desk) Why(ctx context.Context, mac swarm.MAC) []status.Trace {
 	return d.picture().Why(ctx, mac)
 }
-
-// Propose writes an operator's decision down.
-func (d *desk) Propose(ctx context.Context, op swarm.Op) (swarm.Result, error) {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
-	defer cancel()
-	return d.s.replica.propose(ctx, op)
-}
-
-// Leave hands everything over and stops the node.
-func (d *desk) Leave(ctx context.Context) error { return d.s.leave(ctx) }
 
 // leave executes the plan of leaving, and then stops the services.
 func (s *services) leave(ctx context.Context) error {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sort"
@@ -41,7 +42,7 @@ func (p *picture) Status(context.Context) status.Status {
 	leader, _, hasLeader := p.ledger.Leader()
 	s.Leader = names[leader]
 	s.Quorum = hasLeader && p.ledger.LeaderContact() < quorumProof
-	roles := p.roles(leader)
+	roles := p.roles(view, leader)
 	for _, n := range view.Nodes() {
 		s.Nodes = append(s.Nodes, p.node(view, n, roles))
 	}
@@ -63,16 +64,31 @@ func namesOf(view swarm.View) map[swarm.NodeID]string {
 	return names
 }
 
-func (p *picture) roles(leader swarm.NodeID) map[swarm.NodeID]string {
-	roles := map[swarm.NodeID]string{}
+// roles is the part of every node in the ledger. Raft tells followers nothing: they know who leads, and what they are themselves.
+func (p *picture) roles(view swarm.View, leader swarm.NodeID) map[swarm.NodeID]string {
+	roles, others := map[swarm.NodeID]string{}, status.RoleFollower
+	member := p.ledger.Member()
+	if !member {
+		others = status.RoleUnknown
+	}
+	for _, n := range view.Nodes() {
+		if !n.Left {
+			roles[n.ID] = others
+		}
+	}
+	if !member {
+		roles[p.self()] = status.RoleFollower
+		roles[leader] = status.RoleLeader
+		return roles
+	}
 	for _, m := range p.ledger.Members() {
 		switch {
 		case m.ID == leader:
-			roles[m.ID] = "leader"
+			roles[m.ID] = status.RoleLeader
 		case m.Voter:
-			roles[m.ID] = "voter"
+			roles[m.ID] = status.RoleVoter
 		default:
-			roles[m.ID] = "learner"
+			roles[m.ID] = status.RoleLearner
 		}
 	}
 	return roles
@@ -81,10 +97,7 @@ func (p *picture) roles(leader swarm.NodeID) map[swarm.NodeID]string {
 func (p *picture) node(view swarm.View, n swarm.Node, roles map[swarm.NodeID]string) status.Node {
 	out := status.Node{
 		ID: string(n.ID), Name: n.Name, MAC: string(n.Machine), Durable: !n.Ephemeral, Warm: n.Warm, Address: n.Address, Version: n.Version,
-		Quarantine: n.Quarantine, Joined: n.Joined, Role: roles[n.ID], Duties: []string{},
-	}
-	if out.Role == "" {
-		out.Role = "none"
+		Quarantine: n.Quarantine, Ended: n.Ended, Protocol: n.Protocol, Joined: n.Joined, Role: cmp.Or(roles[n.ID], status.RoleNone), Duties: []string{},
 	}
 	switch sight := p.sees(n.ID); {
 	case n.Left:
@@ -107,7 +120,10 @@ func (p *picture) node(view swarm.View, n swarm.Node, roles map[swarm.NodeID]str
 func segmentStatus(view swarm.View, s swarm.Segment, names map[swarm.NodeID]string) status.Segment {
 	out := status.Segment{
 		ID: s.ID, Network: s.Network.String(), Holder: names[s.Duty.Holder], Term: s.Duty.Term, Since: s.Duty.Since, Next: names[s.Duty.Next],
-		Blocked: s.Blocked, Nodes: []string{},
+		Blocked: s.Blocked, Nodes: []string{}, Pools: []string{},
+	}
+	for _, pool := range s.Pools() {
+		out.Pools = append(out.Pools, pool.String())
 	}
 	for _, n := range view.Nodes() {
 		if _, on := n.On(s.ID); on && !n.Left {
@@ -115,8 +131,8 @@ func segmentStatus(view swarm.View, s swarm.Segment, names map[swarm.NodeID]stri
 		}
 	}
 	now := time.Now()
-	for _, l := range view.Leases() {
-		if l.Segment == s.ID && l.MAC != "" && l.Live(now) {
+	for l := range view.LeasesOn(s.ID) {
+		if l.MAC != "" && l.Live(now) {
 			out.Leases++
 		}
 	}

@@ -69,13 +69,13 @@ func TestSegmentIsShownWithWhoIsOnItAndItsLiveLeases(t *testing.T) {
 		Node: swarm.Node{ID: seedID, Name: "seed", Ports: []swarm.Port{{MAC: "02:00:00:00:00:01", Link: true}}},
 	})
 	apply(swarm.SeeMachine{MAC: mac1, Segment: "s1"})
-	apply(swarm.BindLease{Term: 1, Lease: swarm.Lease{Segment: "s1", MAC: mac1, Addr: addr1, Expires: now.Add(time.Hour)}})
-	apply(swarm.BindLease{Term: 1, Lease: swarm.Lease{Segment: "s1", MAC: mac2, Addr: addr1.Next(), Expires: now.Add(-time.Hour)}})
+	apply(swarm.BindLeases{Segment: "s1", Term: 1, Leases: []swarm.Lease{{Segment: "s1", MAC: mac1, Addr: addr1, Expires: now.Add(time.Hour)}}})
+	apply(swarm.BindLeases{Segment: "s1", Term: 1, Leases: []swarm.Lease{{Segment: "s1", MAC: mac2, Addr: addr1.Next(), Expires: now.Add(-time.Hour)}}})
 	apply(swarm.QuarantineAddress{Segment: "s1", Addr: addr1.Next().Next(), Until: now.Add(time.Hour)})
 	view := state.View()
 	s, _ := view.Segment("s1")
 	got := segmentStatus(view, s, namesOf(view))
-	want := status.Segment{ID: "s1", Network: "192.168.42.0/24", Holder: "seed", Term: 1, Since: now, Nodes: []string{"seed"}, Leases: 1}
+	want := status.Segment{ID: "s1", Network: "192.168.42.0/24", Holder: "seed", Term: 1, Since: now, Nodes: []string{"seed"}, Leases: 1, Pools: []string{"192.168.42.10-192.168.42.250"}}
 	got.Since = now
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)

@@ -13,7 +13,7 @@ import (
 )
 
 // stewardPause is how often the leader looks after the swarm when nothing changes, so that time-outs are noticed.
-const stewardPause = time.Second
+const stewardPause = 200 * time.Millisecond
 
 // roundTime bounds one round.
 const roundTime = 30 * time.Second
@@ -26,11 +26,13 @@ const deadVoterGrace = time.Minute
 type steward struct {
 	*replica
 	renewals *renewals
+	clock    func() time.Duration
 	alive    func(swarm.NodeID) bool
 	goneFor  func(swarm.NodeID) time.Duration
 	// entrust brings the CA's key to a node before it gets a vote: whoever may lead must be able to sign.
 	entrust func(ctx context.Context, n swarm.Node) error
 	members func() <-chan struct{} // closed at the next change of gossip
+	swept   time.Duration          // by clock; sweep's own
 	log     *slog.Logger
 }
 
@@ -55,17 +57,18 @@ func (s *steward) Run(ctx context.Context) error {
 			}
 			// A leader that could not run for a while could not hear either: whoever asked to go on in that time must be
 			// given the chance to ask again.
-			if now := uptime(); now-last > dutyRenew+stewardPause {
+			if now := s.clock(); now-last > dutyRenew+stewardPause {
 				s.renewals.extend()
 			}
 			err := s.duties(ctx)
-			last = uptime()
+			last = s.clock()
 			return err
 		})
 	})
 	loops.Go(func() {
 		s.loop(ctx, func(ctx context.Context) error { return errors.Join(s.admit(ctx), s.vote(ctx)) })
 	})
+	loops.Go(func() { s.loop(ctx, s.sweep) })
 	loops.Wait()
 	return nil
 }
@@ -113,26 +116,56 @@ func (s *steward) duties(ctx context.Context) error {
 	return nil
 }
 
-// admit makes every living node a member of the ledger, and lets go of those that left.
+// admit makes those members of the ledger who should be: voters, holders and who stands by. It lets go of the others, who
+// follow by a feed.
 func (s *steward) admit(ctx context.Context) error {
-	nodes, members := s.state.View().Nodes(), s.ledger.Members()
-	member := func(n swarm.Node) (ledger.Member, bool) {
-		at := slices.IndexFunc(members, func(m ledger.Member) bool { return m.ID == n.ID })
-		if at < 0 {
-			return ledger.Member{}, false
-		}
-		return members[at], true
+	view, members := s.state.View(), s.ledger.Members()
+	voting := map[swarm.NodeID]bool{}
+	for _, m := range members {
+		voting[m.ID] = m.Voter
 	}
-	for _, n := range nodes { // first, because a machine that was installed again has the address of who it was before
-		if m, is := member(n); is && n.Left && !m.Voter {
-			if err := s.ledger.Remove(ctx, n.ID); err != nil {
-				return err
-			}
+	wanted := swarm.Members(view, voting, func(id swarm.NodeID) bool {
+		_, member := voting[id]
+		return s.alive(id) || member && s.goneFor(id) < deadVoterGrace
+	})
+	for _, m := range members { // first, because a machine that was installed again has the address of who it was before
+		n, known := view.Node(m.ID)
+		dispensable := !known || !n.Eligible() || s.alive(m.ID)
+		if m.Voter || slices.Contains(wanted, m.ID) || !dispensable {
+			continue
+		}
+		if err := s.ledger.Remove(ctx, m.ID); err != nil {
+			return err
 		}
 	}
-	for _, n := range nodes {
-		if m, is := member(n); !n.Left && s.alive(n.ID) && (!is || m.Address != n.Address) {
-			if err := s.ledger.AddLearner(ctx, n.ID, n.Address); err != nil {
+	for _, id := range wanted {
+		n, ok := view.Node(id)
+		at := slices.IndexFunc(members, func(m ledger.Member) bool { return m.ID == id })
+		if !ok || !s.alive(id) || at >= 0 && members[at].Address == n.Address {
+			continue
+		}
+		if err := s.ledger.AddLearner(ctx, id, n.Address); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// idleTime is how long an address is remembered for a machine that does not come back.
+const idleTime = 7 * 24 * time.Hour
+
+// sweep moves on what has its time: a change of the gossip keys, and the forgetting of leases and machines that are gone.
+func (s *steward) sweep(ctx context.Context) error {
+	view := s.state.View()
+	settings, _ := view.Settings()
+	if swarm.KeysSpread(view, s.alive) {
+		s.log.Info("gossip keys move on", "generation", settings.KeyGeneration, "stage", settings.KeyStage)
+		return s.decideHere(ctx, swarm.AdvanceKeys{Generation: settings.KeyGeneration})
+	}
+	if at := s.clock(); at-s.swept >= time.Hour {
+		s.swept = at
+		for _, segment := range view.Segments() {
+			if err := s.decideHere(ctx, swarm.ForgetIdle{Segment: segment.ID, Before: s.now().Add(-idleTime)}); err != nil {
 				return err
 			}
 		}

@@ -8,7 +8,12 @@ import (
 	"io"
 	"reflect"
 	"time"
+	"unicode/utf8"
 )
+
+// Protocol is what this offshoot speaks: it understands every command up to this number. A node proposes only what all
+// others understand: see Command.Protocol and View.Protocol.
+const Protocol = 1
 
 // commandVersion is written into every command; a node that meets a higher one stops loudly instead of guessing.
 const commandVersion = 1
@@ -22,11 +27,15 @@ const maxID = 64
 // Command is one decision to be written down. ID makes a retry harmless: the second Apply of an ID returns the first
 // one's result.
 type Command struct {
-	ID   string
-	Time time.Time // the proposer's clock; State never reads one
-	By   NodeID    // the node that proposes
-	Op   Op
+	ID    string
+	Time  time.Time // the proposer's clock; State never reads one
+	By    NodeID    // the node that proposes
+	Actor string    // the operator who asked, and from where, at most 200 bytes; "" for what nodes decide themselves
+	Op    Op
 }
+
+// Protocol is the least that a node must speak to understand the command; 0 if the operation is none of this package.
+func (c Command) Protocol() int { return ops[opName(c.Op)].since }
 
 // Op is what a command does. The implementations are the exported structs of this package; their names on the wire are
 // in the table below.
@@ -34,45 +43,78 @@ type Op interface {
 	apply(tx *change) (any, error)
 }
 
-var ops = map[string]Op{
-	"found": Found{}, "report-node": ReportNode{}, "leave-node": LeaveNode{}, "set-voters": SetVoters{},
-	"open-segment": OpenSegment{}, "block-segment": BlockSegment{},
-	"grant-duty": GrantDuty{}, "offer-duty": OfferDuty{}, "pass-duty": PassDuty{},
-	"see-machine": SeeMachine{}, "name-machine": NameMachine{}, "arm-machine": ArmMachine{}, "hold-machine": HoldMachine{},
-	"report-install": ReportInstall{},
-	"mint-ticket":    MintTicket{}, "fetch-ticket": FetchTicket{}, "redeem-ticket": RedeemTicket{},
-	"bind-lease": BindLease{}, "release-lease": ReleaseLease{}, "quarantine-address": QuarantineAddress{},
-	"put-profile": PutProfile{}, "put-artifact": PutArtifact{}, "note": Note{},
+// operation is an Op, the protocol since which it exists, and who may forward it to the leader.
+type operation struct {
+	op    Op
+	since int
+	who   right
+}
+
+var ops = map[string]operation{
+	"found": {Found{}, 1, byLeader}, "report-node": {ReportNode{}, 1, bySelf}, "leave-node": {LeaveNode{}, 1, bySelf},
+	"evict-node": {EvictNode{}, 1, byOperator}, "trust-node": {TrustNode{}, 1, byOperator},
+	"note-certificate": {NoteCertificate{}, 1, byLeader}, "set-voters": {SetVoters{}, 1, byOperator},
+	"rotate-keys": {RotateKeys{}, 1, byOperator}, "advance-keys": {AdvanceKeys{}, 1, byLeader},
+	"add-operator": {AddOperator{}, 1, byLeader}, "revoke-operator": {RevokeOperator{}, 1, byOperator},
+
+	"open-segment": {OpenSegment{}, 1, byMember}, "block-segment": {BlockSegment{}, 1, byHolder}, "set-pools": {SetPools{}, 1, byOperator},
+	"grant-duty": {GrantDuty{}, 1, byLeader}, "offer-duty": {OfferDuty{}, 1, byHolder}, "pass-duty": {PassDuty{}, 1, byHolder},
+
+	"see-machine": {SeeMachine{}, 1, byMember}, "name-machine": {NameMachine{}, 1, byOperator}, "arm-machine": {ArmMachine{}, 1, byOperator},
+	"hold-machine": {HoldMachine{}, 1, byMember}, "report-install": {ReportInstall{}, 1, byMember},
+	"mint-ticket": {MintTicket{}, 1, byMember}, "fetch-ticket": {FetchTicket{}, 1, byMember},
+	"redeem-ticket": {RedeemTicket{}, 1, byLeader}, "revoke-ticket": {RevokeTicket{}, 1, byOperator},
+
+	"bind-leases": {BindLeases{}, 1, byHolder}, "release-lease": {ReleaseLease{}, 1, byHolder},
+	"quarantine-address": {QuarantineAddress{}, 1, byHolder}, "forget-idle": {ForgetIdle{}, 1, byLeader},
+	"reserve-address": {ReserveAddress{}, 1, byOperator}, "unreserve-address": {UnreserveAddress{}, 1, byOperator},
+
+	"put-profile": {PutProfile{}, 1, byCaller}, "put-artifact": {PutArtifact{}, 1, byCaller}, "note": {Note{}, 1, byMember},
 }
 
 var opNames = func() map[reflect.Type]string {
 	names := make(map[reflect.Type]string, len(ops))
-	for name, op := range ops {
-		names[reflect.TypeOf(op)] = name
+	for name, known := range ops {
+		names[reflect.TypeOf(known.op)] = name
 	}
 	return names
 }()
+
+// opName is the name of an operation on the wire; "" for what is none.
+func opName(op Op) string { return opNames[reflect.TypeOf(op)] }
 
 type wireCommand struct {
 	Version int             `json:"v"`
 	ID      string          `json:"id"`
 	Time    time.Time       `json:"time"`
 	By      NodeID          `json:"by"`
+	Actor   string          `json:"actor,omitempty"`
 	Op      string          `json:"op"`
 	Args    json.RawMessage `json:"args"`
 }
 
 // Encode renders a command for the ledger.
 func (c Command) Encode() ([]byte, error) {
-	name, ok := opNames[reflect.TypeOf(c.Op)]
-	if !ok {
+	name := opName(c.Op)
+	if name == "" {
 		return nil, fmt.Errorf("encode command: %T is not an operation", c.Op)
+	}
+	// What could not be decoded again would stop every node. (JSON replaces invalid UTF-8, which makes it longer.)
+	if c.ID == "" || len(c.ID) > maxID || !utf8.ValidString(c.ID) {
+		return nil, fmt.Errorf("encode %s: an id of %d bytes, want 1 to %d", name, len(c.ID), maxID)
+	}
+	if len(c.Actor) > maxActor || !utf8.ValidString(c.Actor) {
+		return nil, fmt.Errorf("encode %s: an actor of %d bytes, want at most %d of UTF-8", name, len(c.Actor), maxActor)
 	}
 	args, err := json.Marshal(c.Op)
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", name, err)
 	}
-	return json.Marshal(wireCommand{commandVersion, c.ID, c.Time, c.By, name, args})
+	data, err := json.Marshal(wireCommand{commandVersion, c.ID, c.Time, c.By, c.Actor, name, args})
+	if err == nil && len(data) > maxCommand {
+		err = fmt.Errorf("encode %s: %d bytes, at most %d", name, len(data), maxCommand)
+	}
+	return data, err
 }
 
 // DecodeCommand reads what Encode wrote. Unknown operations, unknown fields, trailing data and a higher version are
@@ -91,15 +133,18 @@ func DecodeCommand(data []byte) (Command, error) {
 	if w.ID == "" || len(w.ID) > maxID {
 		return Command{}, fmt.Errorf("decode command: an id of %d bytes, want 1 to %d", len(w.ID), maxID)
 	}
-	proto, ok := ops[w.Op]
+	if len(w.Actor) > maxActor {
+		return Command{}, fmt.Errorf("decode command: an actor of %d bytes, at most %d", len(w.Actor), maxActor)
+	}
+	known, ok := ops[w.Op]
 	if !ok {
 		return Command{}, fmt.Errorf("decode command: unknown operation %q: upgrade this node", w.Op)
 	}
-	op := reflect.New(reflect.TypeOf(proto))
+	op := reflect.New(reflect.TypeOf(known.op))
 	if err := decodeStrict(w.Args, op.Interface()); err != nil {
 		return Command{}, fmt.Errorf("decode command %s: %w", w.Op, err)
 	}
-	return Command{w.ID, w.Time, w.By, op.Elem().Interface().(Op)}, nil
+	return Command{w.ID, w.Time, w.By, w.Actor, op.Elem().Interface().(Op)}, nil
 }
 
 func decodeStrict(data []byte, into any) error {

@@ -10,42 +10,140 @@ func constantTimeEqual(a, b string) bool {
 	return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1
 }
 
-// BindLease binds an address to a machine, before the ACK that tells it so. Only the holder of duty, in the term in which
-// it decided, may.
-type BindLease struct {
-	Lease Lease  `json:"lease"`
-	Term  uint64 `json:"term"`
+// maxLeases bounds the bindings of one command, so that it stays well below maxCommand and does not hold others up.
+const maxLeases = 512
+
+// BindLeases binds addresses to machines, before the ACKs that tell them so. Only the holder of duty, in the term in which
+// it decided, may: otherwise the whole command is refused. Beyond that each lease stands for itself: the value is a list
+// with the refusal of each, "" for those that were bound. A machine whose lease was bound has shown itself, as by
+// SeeMachine.
+type BindLeases struct {
+	Segment string  `json:"segment"`
+	Term    uint64  `json:"term"`
+	Leases  []Lease `json:"leases"` // their Segment may be left empty
 }
 
-func (o BindLease) apply(c *change) (any, error) {
-	l := o.Lease
-	s, err := c.onDuty(l.Segment)
+func (o BindLeases) apply(c *change) (any, error) {
+	s, err := c.onDuty(o.Segment)
 	if err != nil {
 		return nil, err
 	}
 	if s.Duty.Term != o.Term {
 		return nil, refuse(ErrNotHolder, "term %d of segment %s is over", o.Term, s.ID)
 	}
-	if l.MAC.Hardware() == nil || !s.Network.Contains(l.Addr) {
-		return nil, refuse(ErrInvalid, "lease of %s to %q on %s", l.Addr, l.MAC, s.Network)
+	if len(o.Leases) > maxLeases {
+		return nil, refuse(ErrInvalid, "%d leases in one command, at most %d", len(o.Leases), maxLeases)
 	}
-	if other, ok := c.view().Lease(l.Segment, l.Addr); ok && other.MAC != l.MAC && other.Live(c.Time) {
-		return nil, refuse(ErrAddressTaken, "%s by %q", l.Addr, other.MAC)
+	refusals := make([]string, len(o.Leases))
+	b := binder{change: c, segment: s, touched: map[string]bool{}}
+	for i, l := range o.Leases {
+		if err := b.bind(l); err != nil {
+			refusals[i] = err.Error()
+		}
 	}
-	before, had := c.view().LeaseOf(l.Segment, l.MAC)
-	switch {
-	case had && before.Expires.IsZero() && before.Addr != l.Addr:
-		return nil, refuse(ErrConflict, "%s owns %s for good", l.MAC, before.Addr)
-	case had && before.Expires.IsZero():
+	return refusals, nil
+}
+
+// binder writes the leases of one command down.
+type binder struct {
+	*change
+	segment Segment
+	touched map[string]bool // machines, names, addresses and nonces that this command has changed something about
+}
+
+// viewFor is the state before the command, if that still says the truth about all that a lease touches: it is far cheaper to
+// read.
+func (b *binder) viewFor(l Lease) View {
+	for _, key := range []string{string(l.MAC), shortName(l.MAC), l.Addr.String(), l.Nonce} {
+		if b.touched[key] {
+			return b.view()
+		}
+	}
+	return b.base
+}
+
+func (b *binder) touch(l Lease) {
+	b.touched[l.Addr.String()] = true
+	if l.MAC != "" {
+		b.touched[string(l.MAC)], b.touched[shortName(l.MAC)] = true, true
+	}
+	if l.Nonce != "" {
+		b.touched[l.Nonce] = true
+	}
+}
+
+// bind writes one lease down, or changes nothing.
+func (b *binder) bind(l Lease) error {
+	s := b.segment
+	if l.Segment != s.ID && l.Segment != "" || !l.MAC.valid() || !s.hosts(l.Addr) ||
+		len(l.Class) > maxWord || len(l.Nonce) > maxWord || len(l.Hostname) > maxText {
+		return refuse(ErrInvalid, "lease of %s to %q on segment %q (%s)", l.Addr, clip(string(l.MAC), maxWord), clip(l.Segment, maxWord), s.Network)
+	}
+	l.Segment = s.ID
+	v := b.viewFor(l)
+	before, had := v.LeaseOf(s.ID, l.MAC)
+	owned := had && before.Expires.IsZero()
+	same := had && before.Addr == l.Addr && before.Nonce == l.Nonce && before.Live(b.Time)
+	if err := b.mayHave(v, l, before, owned, same); err != nil {
+		return err
+	}
+	if owned {
 		l.Expires, l.Class = time.Time{}, before.Class // an address that a node owns does not start to expire
-	case had && before.Addr != l.Addr:
-		c.remove("lease", &before)
 	}
-	if !had || before.Class != l.Class || before.Addr != l.Addr || before.Nonce != l.Nonce {
-		c.event(l.MAC, "address", "%s for its %s on segment %s", l.Addr, l.Class, l.Segment)
+	if other, ok := v.Lease(s.ID, l.Addr); ok {
+		b.touch(other)
 	}
-	c.put("lease", &l)
-	return nil, nil
+	if had && before.Addr != l.Addr {
+		b.touch(before)
+		b.remove("lease", &before)
+	}
+	b.touch(l)
+	if !same || before.Class != l.Class {
+		b.event(l.MAC, "address", "%s for its %s on segment %s", l.Addr, l.Class, l.Segment)
+	}
+	b.put("lease", &l)
+	b.see(v, l.MAC, "", s.ID)
+	return nil
+}
+
+// mayHave refuses a lease. before is the machine's last one; it may own that, and the new one may be the same again.
+func (b *binder) mayHave(v View, l, before Lease, owned, same bool) error {
+	switch {
+	case owned && before.Addr != l.Addr:
+		return refuse(ErrConflict, "%s owns %s for good", l.MAC, before.Addr)
+	case !owned && l.Expires.IsZero():
+		return refuse(ErrInvalid, "a lease of %s without end", l.Addr)
+	}
+	if r, ok := v.ReservedFor(l.Segment, l.Addr); ok && r.MAC != l.MAC && !owned {
+		return refuse(ErrAddressTaken, "%s is reserved for %s", l.Addr, r.MAC)
+	}
+	if r, ok := v.ReservationOf(l.Segment, l.MAC); ok && r.Addr != l.Addr && !owned {
+		return refuse(ErrConflict, "%s is reserved for %s", r.Addr, l.MAC)
+	}
+	if same {
+		return nil
+	}
+	if other, ok := v.Lease(l.Segment, l.Addr); ok && other.MAC != l.MAC && other.Live(b.Time) {
+		return refuse(ErrAddressTaken, "%s by %q", l.Addr, other.MAC)
+	}
+	if t, ok := promised(v, b.Time, l.Segment, l.Addr, l.MAC); ok {
+		return refuse(ErrAddressTaken, "%s is promised to %s, which is being installed", l.Addr, t.Machine)
+	}
+	if other, ok := v.LeaseByNonce(l.Nonce); ok && (other.MAC != l.MAC || other.Segment != l.Segment) {
+		return refuse(ErrConflict, "the boot nonce of %s is that of %s", l.MAC, other.MAC)
+	}
+	return nil
+}
+
+// promised finds a ticket, open at now, that gives an address to another machine than mac. Installing takes longer than a
+// lease may last, and the node that comes out of it owns the address for good.
+func promised(v View, now time.Time, segment string, addr netip.Addr, mac MAC) (Ticket, bool) {
+	for t := range each[Ticket](v.txn, "ticket", "addr", addrKey(segment, addr)) {
+		if t.Machine != mac && t.Open(now) {
+			return *t, true
+		}
+	}
+	return Ticket{}, false
 }
 
 // ReleaseLease gives an address back.
@@ -60,7 +158,7 @@ func (o ReleaseLease) apply(c *change) (any, error) {
 		return nil, err
 	}
 	l, ok := c.view().Lease(o.Segment, o.Addr)
-	if !ok || l.MAC != o.MAC || l.Expires.IsZero() {
+	if !ok || l.MAC != o.MAC || l.Expires.IsZero() || !l.Live(c.Time) {
 		return nil, nil
 	}
 	// The binding stays, expired: the same machine gets the same address when it comes back.
@@ -83,8 +181,8 @@ func (o QuarantineAddress) apply(c *change) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !s.Network.Contains(o.Addr) {
-		return nil, refuse(ErrInvalid, "%s is not in %s", o.Addr, s.Network)
+	if !s.hosts(o.Addr) || o.Until.IsZero() || o.By != "" && !o.By.valid() {
+		return nil, refuse(ErrInvalid, "quarantine of %s in %s by %q until %v", o.Addr, s.Network, clip(string(o.By), maxWord), o.Until)
 	}
 	if l, ok := c.view().Lease(o.Segment, o.Addr); ok {
 		if l.Expires.IsZero() {

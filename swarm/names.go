@@ -28,6 +28,20 @@ func ParseMAC(s string) (MAC, error) {
 // MACOf is the canonical form of a hardware address.
 func MACOf(hw net.HardwareAddr) MAC { return MAC(hw.String()) }
 
+// valid says whether m is in canonical form: another spelling would be another machine.
+func (m MAC) valid() bool {
+	if len(m) != 17 {
+		return false
+	}
+	for i := range len(m) {
+		c := m[i]
+		if i%3 == 2 && c != ':' || i%3 != 2 && !(c >= '0' && c <= '9' || c >= 'a' && c <= 'f') {
+			return false
+		}
+	}
+	return true
+}
+
 // Hardware returns the six bytes of m, nil if m is not in canonical form.
 func (m MAC) Hardware() net.HardwareAddr {
 	hw, err := net.ParseMAC(string(m))

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // Found creates the swarm: its settings, its first node, and the segment that this node serves.
@@ -38,18 +39,35 @@ func (o Found) apply(c *change) (any, error) {
 
 func (c *change) segmentName() string { return fmt.Sprintf("s%d", c.next("segment")) }
 
-// ReportNode is what a node says of itself. Only the node itself may propose it.
+// ReportNode is what a node says of itself. Only the node itself may propose it. A node that left is back with it; one that
+// ended is not.
 type ReportNode struct {
-	Address string `json:"address"`
-	Version string `json:"version"`
-	Ports   []Port `json:"ports"`
-	Warm    bool   `json:"warm"`
+	Address  string `json:"address"`
+	Version  string `json:"version"`
+	Ports    []Port `json:"ports"`
+	Warm     bool   `json:"warm"`
+	Protocol int    `json:"protocol,omitempty"` // Protocol of its binary
+	Keys     uint64 `json:"keys,omitempty"`     // the generation of gossip keys that it has installed
 }
+
+// maxPorts bounds what a node says of its ports; the largest servers have a few dozen.
+const maxPorts = 64
 
 func (o ReportNode) apply(c *change) (any, error) {
 	n, err := c.node(c.By)
 	if err != nil {
 		return nil, err
+	}
+	if n.Ended != "" {
+		return nil, refuse(ErrConflict, "node %s has ended: %s", n.ID, n.Ended)
+	}
+	if len(o.Ports) > maxPorts || len(o.Address) > maxWord || len(o.Version) > maxWord {
+		return nil, refuse(ErrInvalid, "the report of node %s is too long", n.ID)
+	}
+	for _, p := range o.Ports {
+		if len(p.Name) > maxWord || len(p.Segment) > maxWord || p.MAC != "" && !p.MAC.valid() {
+			return nil, refuse(ErrInvalid, "port %q of node %s", clip(p.Name, maxWord), n.ID)
+		}
 	}
 	if o.Warm && !n.Warm {
 		c.event(n.Machine, "warm", "%s holds every artifact that the profiles need", n.Name)
@@ -58,14 +76,17 @@ func (o ReportNode) apply(c *change) (any, error) {
 		c.event(n.Machine, "back", "%s is back", n.Name)
 	}
 	n.Address, n.Version, n.Ports, n.Warm, n.Left = o.Address, o.Version, o.Ports, o.Warm, false
+	n.Protocol, n.Keys = o.Protocol, o.Keys
 	c.put("node", &n)
 	return nil, nil
 }
 
-// LeaveNode records that a node is gone for good: it left, or an operator says so.
+// LeaveNode records that a node left of its own accord. It may come back.
 type LeaveNode struct {
 	Node NodeID `json:"node"`
 }
+
+func (o LeaveNode) words() string { return fmt.Sprintf("node %s leaves", o.Node) }
 
 func (o LeaveNode) apply(c *change) (any, error) {
 	n, err := c.node(o.Node)
@@ -78,15 +99,115 @@ func (o LeaveNode) apply(c *change) (any, error) {
 	return nil, nil
 }
 
+// EvictNode ends a node for good: its certificate is refused from now on, tickets that it minted are worthless, and with a
+// key the gossip key is rotated, so that it hears nothing. Its duties are moved by the leader when their time is over, like
+// those of a dead one; its address stays its own, because it may still be using it.
+type EvictNode struct {
+	Node   NodeID `json:"node"`
+	Reason string `json:"reason"`
+	Key    string `json:"key,omitempty"` // a fresh gossip key, as identity.Key encodes it; "" does not rotate
+}
+
+func (o EvictNode) words() string {
+	text := fmt.Sprintf("evict node %s: %s", clip(string(o.Node), maxWord), firstOf(o.Reason, "no reason given"))
+	if o.Key != "" {
+		text += "; rotate the gossip key"
+	}
+	return text
+}
+
+func (o EvictNode) apply(c *change) (any, error) {
+	n, err := c.node(o.Node)
+	if err != nil {
+		return nil, err
+	}
+	if n.ID == c.By {
+		return nil, refuse(ErrConflict, "node %s can not evict itself: ask another node, or let it leave", n.Name)
+	}
+	if n.Ended == "" {
+		c.end(n, firstOf(clip(o.Reason, maxWord), "evicted by an operator"))
+		for _, t := range c.view().AllTickets() {
+			if t.By == n.ID && (t.State == TicketMinted || t.State == TicketFetched) {
+				c.revokeTicket(t, "the node that minted it was evicted")
+			}
+		}
+	}
+	if o.Key != "" {
+		return nil, c.rotate(o.Key, "node "+n.Name+" was evicted")
+	}
+	return nil, nil
+}
+
+// end takes everything from a node, for good.
+func (c *change) end(n Node, why string) {
+	n.Left, n.Ended = true, why
+	c.put("node", &n)
+	c.event(n.Machine, "ended", "node %s (%s) has ended: %s", n.ID, n.Name, why)
+}
+
+// TrustNode lifts a quarantine: an operator found out that the node is ours.
+type TrustNode struct {
+	Node NodeID `json:"node"`
+}
+
+func (o TrustNode) words() string { return "trust node " + string(o.Node) }
+
+func (o TrustNode) apply(c *change) (any, error) {
+	n, err := c.node(o.Node)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case n.Ended != "":
+		return nil, refuse(ErrConflict, "node %s has ended: %s", n.ID, n.Ended)
+	case n.Quarantine == "":
+		return nil, nil
+	case n.ID == c.By:
+		return nil, refuse(ErrConflict, "node %s can not vouch for itself: ask another node", n.Name)
+	}
+	n.Quarantine = ""
+	c.put("node", &n)
+	c.event(n.Machine, "trusted", "%s is out of quarantine: an operator trusts it", n.Name)
+	return nil, nil
+}
+
+// NoteCertificate records that the leader signed a member's key again.
+type NoteCertificate struct {
+	Node     NodeID    `json:"node"`
+	Serial   string    `json:"serial"`
+	NotAfter time.Time `json:"not_after"`
+}
+
+func (o NoteCertificate) apply(c *change) (any, error) {
+	n, err := c.node(o.Node)
+	if err != nil {
+		return nil, err
+	}
+	if n.Ended != "" {
+		return nil, refuse(ErrConflict, "node %s has ended: %s", n.ID, n.Ended)
+	}
+	if o.Serial == "" || len(o.Serial) > maxWord {
+		return nil, refuse(ErrInvalid, "a certificate has a serial number")
+	}
+	n.Serial, n.NotAfter = o.Serial, o.NotAfter
+	c.put("node", &n)
+	return nil, nil
+}
+
 // SetVoters changes how many nodes at most vote on the ledger.
 type SetVoters struct {
 	Voters int `json:"voters"`
 }
 
+// MaxVoters bounds them: every decision waits for a majority's disks.
+const MaxVoters = 9
+
+func (o SetVoters) words() string { return fmt.Sprintf("set the number of voters to %d", o.Voters) }
+
 func (o SetVoters) apply(c *change) (any, error) {
 	s, ok := c.view().Settings()
-	if !ok || o.Voters < 1 || o.Voters%2 == 0 {
-		return nil, refuse(ErrInvalid, "%d voters: want an odd number", o.Voters)
+	if !ok || o.Voters < 1 || o.Voters > MaxVoters || o.Voters%2 == 0 {
+		return nil, refuse(ErrInvalid, "%d voters: want an odd number up to %d", o.Voters, MaxVoters)
 	}
 	s.Voters = o.Voters
 	c.put("settings", &s)
@@ -162,88 +283,4 @@ func (o BlockSegment) apply(c *change) (any, error) {
 		c.alarm("", "blocked", "segment %s is not served: %s", s.ID, o.Reason)
 	}
 	return nil, nil
-}
-
-// GrantDuty gives a segment to a node, whoever held it: the leader proposes it once the old holder's time is over. Term is
-// the term that it saw; when the duty has moved since, the command is refused.
-type GrantDuty struct {
-	Segment string `json:"segment"`
-	Term    uint64 `json:"term"`
-	To      NodeID `json:"to"`
-	Why     string `json:"why"`
-}
-
-func (o GrantDuty) apply(c *change) (any, error) {
-	s, err := c.segment(o.Segment)
-	if err != nil {
-		return nil, err
-	}
-	if s.Duty.Term != o.Term {
-		return nil, refuse(ErrConflict, "duty on %s is in term %d, not %d", s.ID, s.Duty.Term, o.Term)
-	}
-	return nil, c.moveDuty(s, o.To, o.Why)
-}
-
-func (c *change) moveDuty(s Segment, to NodeID, why string) error {
-	n, err := c.node(to)
-	if err != nil {
-		return err
-	}
-	if !n.Eligible() {
-		return refuse(ErrConflict, "node %s may not hold duty: left or in quarantine", to)
-	}
-	s.Duty = Duty{Holder: to, Term: c.next("term"), Since: c.Time}
-	c.put("segment", &s)
-	c.event(n.Machine, "duty", "%s takes duty on segment %s (term %d): %s", n.Name, s.ID, s.Duty.Term, why)
-	return nil
-}
-
-// OfferDuty asks the holder to pass its duty to another node; the empty To withdraws the offer.
-type OfferDuty struct {
-	Segment string `json:"segment"`
-	Term    uint64 `json:"term"`
-	To      NodeID `json:"to"`
-}
-
-func (o OfferDuty) apply(c *change) (any, error) {
-	s, err := c.segment(o.Segment)
-	if err != nil {
-		return nil, err
-	}
-	if s.Duty.Term != o.Term {
-		return nil, refuse(ErrConflict, "duty on %s is in term %d, not %d", s.ID, s.Duty.Term, o.Term)
-	}
-	if o.To != "" {
-		n, err := c.node(o.To)
-		if err != nil {
-			return nil, err
-		}
-		if !n.Eligible() {
-			return nil, refuse(ErrConflict, "node %s may not hold duty", o.To)
-		}
-	}
-	s.Duty.Next = o.To
-	c.put("segment", &s)
-	return nil, nil
-}
-
-// PassDuty is the holder's last word in its term: it has stopped answering, and the node that it was offered to starts.
-type PassDuty struct {
-	Segment string `json:"segment"`
-	Term    uint64 `json:"term"`
-}
-
-func (o PassDuty) apply(c *change) (any, error) {
-	s, err := c.onDuty(o.Segment)
-	if err != nil {
-		return nil, err
-	}
-	if s.Duty.Term != o.Term || s.Duty.Next == "" {
-		return nil, refuse(ErrConflict, "duty on %s is in term %d and offered to %q", s.ID, s.Duty.Term, s.Duty.Next)
-	}
-	from, err := c.node(c.By)
-	if err != nil {
-		return nil, err
-	}
-	return nil, c.moveDuty(s, s.Duty.Next, "handed over by "+from.Name)
 }

@@ -77,9 +77,10 @@ func Assign(v View, s Segment, l Liveness) Op {
 		}
 		return nil
 	}
-	holder, _ := v.Node(s.Duty.Holder)
-	best, found := Heir(v, s, l.Alive)
-	if found && holder.Ephemeral && !best.Ephemeral && best.Warm {
+	if holder, _ := v.Node(s.Duty.Holder); !holder.Ephemeral {
+		return nil
+	}
+	if best, found := Heir(v, s, l.Alive); found && !best.Ephemeral && best.Warm {
 		return OfferDuty{Segment: s.ID, Term: s.Duty.Term, To: best.ID}
 	}
 	return nil
@@ -89,14 +90,14 @@ func Assign(v View, s Segment, l Liveness) Op {
 func Heir(v View, s Segment, alive func(NodeID) bool) (Node, bool) {
 	var candidates []Node
 	load := map[NodeID]int{}
-	for _, other := range v.Segments() {
+	for other := range each[Segment](v.txn, "segment", "id") {
 		if other.ID != s.ID {
 			load[other.Duty.Holder]++
 		}
 	}
-	for _, n := range v.Nodes() {
-		if p, on := n.On(s.ID); on && p.Link && p.Address.IsValid() && n.Eligible() && alive(n.ID) {
-			candidates = append(candidates, n)
+	for n := range each[Node](v.txn, "node", "segment", s.ID) {
+		if n.canServe(s.ID) && n.Eligible() && alive(n.ID) {
+			candidates = append(candidates, *n)
 		}
 	}
 	if len(candidates) == 0 {

@@ -8,6 +8,7 @@ package swarm
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -21,8 +22,11 @@ type Settings struct {
 	AutoApprove bool         `json:"auto_approve"` // unknown machines are armed when they first ask to boot
 	Expand      bool         `json:"expand"`       // nodes open segments on ports that nobody serves
 	Profile     string       `json:"profile"`      // what unknown machines get
-	GossipKeys  []string     `json:"gossip_keys"`  // AES-256, as identity.Key encodes them; the first encrypts, all decrypt. Never shown.
 	Founded     time.Time    `json:"founded"`
+
+	GossipKeys    []string `json:"gossip_keys"` // AES-256, as identity.Key encodes them; the first encrypts, all decrypt. Never shown.
+	KeyGeneration uint64   `json:"key_generation,omitempty"`
+	KeyStage      KeyStage `json:"key_stage,omitempty"` // of a rotation that is under way
 }
 
 // MachineState says what a machine may do when it next boots from the network.
@@ -75,16 +79,20 @@ type Node struct {
 	Ephemeral  bool      `json:"ephemeral,omitempty"` // the seed: expects to leave
 	Address    string    `json:"address"`             // host:port of the peer listener
 	Serial     string    `json:"serial,omitempty"`    // of its certificate
+	NotAfter   time.Time `json:"not_after,omitzero"`  // of its certificate
 	Version    string    `json:"version,omitempty"`
+	Protocol   int       `json:"protocol,omitempty"` // the commands that it understands: see Protocol
+	Keys       uint64    `json:"keys,omitempty"`     // the generation of gossip keys that it has installed
 	Ports      []Port    `json:"ports,omitempty"`
 	Warm       bool      `json:"warm,omitempty"` // holds every artifact that the profiles need
 	Left       bool      `json:"left,omitempty"`
+	Ended      string    `json:"ended,omitempty"`      // why it never comes back under this id, and its certificate is refused
 	Quarantine string    `json:"quarantine,omitempty"` // why it may have neither duty nor vote
 	Joined     time.Time `json:"joined"`
 }
 
 // Eligible says whether a node may hold duty or a vote at all.
-func (n Node) Eligible() bool { return !n.Left && n.Quarantine == "" }
+func (n Node) Eligible() bool { return !n.Left && n.Ended == "" && n.Quarantine == "" }
 
 // On returns the port of n that is on the segment.
 func (n Node) On(segment string) (Port, bool) {
@@ -96,6 +104,23 @@ func (n Node) On(segment string) (Port, bool) {
 	return Port{}, false
 }
 
+// canServe says whether n has what serving a segment takes: a port on it with a link and an address.
+func (n Node) canServe(segment string) bool {
+	p, on := n.On(segment)
+	return on && p.Link && p.Address.IsValid()
+}
+
+// segments are those that n has ports on.
+func (n *Node) segments() []string {
+	var all []string
+	for _, p := range n.Ports {
+		if p.Segment != "" && !slices.Contains(all, p.Segment) {
+			all = append(all, p.Segment)
+		}
+	}
+	return all
+}
+
 // Segment is one layer-2 broadcast domain with one IPv4 subnet, and the duty on it.
 type Segment struct {
 	ID      string       `json:"id"`
@@ -104,6 +129,7 @@ type Segment struct {
 	Opened  time.Time    `json:"opened"`
 	Duty    Duty         `json:"duty"`
 	Blocked string       `json:"blocked,omitempty"` // why nobody may serve it, for example a foreign DHCP server
+	Ranges  []AddrRange  `json:"pools,omitempty"`   // what leases are taken from, if an operator said so: see Pools
 }
 
 // Duty is the exclusive right to answer DHCP and boot requests on a segment.
@@ -112,16 +138,6 @@ type Duty struct {
 	Term   uint64    `json:"term"`           // grows with every change of holder
 	Next   NodeID    `json:"next,omitempty"` // offered: the holder stops answering and passes it on
 	Since  time.Time `json:"since"`
-}
-
-// Pool returns the first and the last address of the segment that leases are taken from: .10 to .250 of a /24. Below
-// live the nodes that opened it, above is left to people.
-func (s Segment) Pool() (first, last netip.Addr) {
-	size := uint32(1) << (32 - s.Network.Bits())
-	if size < 32 {
-		return offset(s.Network, 2), offset(s.Network, size-2)
-	}
-	return offset(s.Network, 10), offset(s.Network, size-6)
 }
 
 func offset(p netip.Prefix, n uint32) netip.Addr {
@@ -168,6 +184,13 @@ type Ticket struct {
 	Expires time.Time   `json:"expires"`
 	Node    NodeID      `json:"node,omitempty"` // who redeemed it
 	Key     string      `json:"key,omitempty"`  // hex SHA-256 of that node's public key
+	Minted  time.Time   `json:"minted,omitzero"`
+	By      NodeID      `json:"by,omitempty"` // who minted it, and so could know the secret
+}
+
+// Open says whether the ticket can still be redeemed at now.
+func (t Ticket) Open(now time.Time) bool {
+	return (t.State == TicketMinted || t.State == TicketFetched) && now.Before(t.Expires)
 }
 
 // Profile is what to install.

@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -11,7 +12,7 @@ import (
 type View struct{ txn *memdb.Txn }
 
 // View takes one.
-func (s *State) View() View { return View{s.db.Txn(false)} }
+func (s *State) View() View { return View{s.db.Load().Txn(false)} }
 
 func get[T any](txn *memdb.Txn, table, index, key string) (T, bool) {
 	raw, err := txn.First(table, index, key)
@@ -22,25 +23,40 @@ func get[T any](txn *memdb.Txn, table, index, key string) (T, bool) {
 	return *raw.(*T), true
 }
 
-func list[T any](txn *memdb.Txn, table, index string, keys ...any) []T {
-	it, err := txn.Get(table, index, keys...)
-	if err != nil {
-		return nil
+// each goes through rows where they are: they must not be changed.
+func each[T any](txn *memdb.Txn, table, index string, keys ...any) iter.Seq[*T] {
+	return func(yield func(*T) bool) {
+		it, err := txn.Get(table, index, keys...)
+		if err != nil { // a mistake in this package as well
+			return
+		}
+		for raw := it.Next(); raw != nil && yield(raw.(*T)); raw = it.Next() {
+		}
 	}
+}
+
+func list[T any](txn *memdb.Txn, table, index string, keys ...any) []T {
 	var out []T
-	for raw := it.Next(); raw != nil; raw = it.Next() {
-		out = append(out, *raw.(*T))
+	for row := range each[T](txn, table, index, keys...) {
+		out = append(out, *row)
 	}
 	return out
 }
 
 // Settings returns the swarm's settings; ok is false before Found.
 func (v View) Settings() (s Settings, ok bool) {
-	all := list[Settings](v.txn, "settings", "id")
-	if len(all) == 0 {
-		return Settings{}, false
+	return get[Settings](v.txn, "settings", "id", "settings")
+}
+
+// Protocol is what every node understands: the least that a node reports which has neither left nor ended, 1 at least.
+func (v View) Protocol() int {
+	least := 0
+	for n := range each[Node](v.txn, "node", "id") {
+		if spoken := max(n.Protocol, 1); !n.Left && n.Ended == "" && (least == 0 || spoken < least) {
+			least = spoken
+		}
 	}
-	return all[0], true
+	return max(least, 1)
 }
 
 // Node finds a node by id.
@@ -69,12 +85,12 @@ func (v View) Machines() []Machine { return list[Machine](v.txn, "machine", "id"
 
 // Lease finds who an address of a segment is bound to.
 func (v View) Lease(segment string, addr netip.Addr) (Lease, bool) {
-	return get[Lease](v.txn, "lease", "id", leaseKey(segment, addr.String()))
+	return get[Lease](v.txn, "lease", "id", addrKey(segment, addr))
 }
 
 // LeaseOf finds the binding of a machine on a segment.
 func (v View) LeaseOf(segment string, mac MAC) (Lease, bool) {
-	return get[Lease](v.txn, "lease", "mac", leaseKey(segment, string(mac)))
+	return get[Lease](v.txn, "lease", "mac", macKey(segment, mac))
 }
 
 // LeaseByNonce finds the binding that a boot nonce was given to.
@@ -87,6 +103,48 @@ func (v View) LeaseByNonce(nonce string) (Lease, bool) {
 
 // Leases lists all bindings.
 func (v View) Leases() []Lease { return list[Lease](v.txn, "lease", "id") }
+
+// LeasesOn goes through the bindings of one segment, those that are over included, without copying them all.
+func (v View) LeasesOn(segment string) iter.Seq[Lease] {
+	return func(yield func(Lease) bool) {
+		for l := range each[Lease](v.txn, "lease", "id_prefix", leasePrefix(segment)) {
+			if !yield(*l) {
+				return
+			}
+		}
+	}
+}
+
+// ReservedFor finds who an address of a segment is reserved for.
+func (v View) ReservedFor(segment string, addr netip.Addr) (Reservation, bool) {
+	return get[Reservation](v.txn, "reservation", "id", addrKey(segment, addr))
+}
+
+// ReservationOf finds the address that is reserved for a machine on a segment.
+func (v View) ReservationOf(segment string, mac MAC) (Reservation, bool) {
+	return get[Reservation](v.txn, "reservation", "mac", macKey(segment, mac))
+}
+
+// Reservations lists all reservations.
+func (v View) Reservations() []Reservation { return list[Reservation](v.txn, "reservation", "id") }
+
+// Operator finds an operator by name, revoked ones as well.
+func (v View) Operator(name string) (Operator, bool) {
+	return get[Operator](v.txn, "operator", "id", name)
+}
+
+// Operators lists all operators by name, revoked ones as well.
+func (v View) Operators() []Operator { return list[Operator](v.txn, "operator", "id") }
+
+// Audit lists what operators asked for, the oldest first.
+func (v View) Audit() []AuditEntry { return list[AuditEntry](v.txn, "audit", "id") }
+
+// AllTickets lists the tickets of all machines, the oldest first.
+func (v View) AllTickets() []Ticket {
+	all := list[Ticket](v.txn, "ticket", "id")
+	slices.SortStableFunc(all, func(a, b Ticket) int { return a.Minted.Compare(b.Minted) })
+	return all
+}
 
 // Ticket finds a ticket by id.
 func (v View) Ticket(id string) (Ticket, bool) { return get[Ticket](v.txn, "ticket", "id", id) }

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"offshoot/node"
+	"offshoot/node/status"
 )
 
 // TestExitCodesAreThoseOfTheManual: programs that call us read docs/operations.md.
@@ -85,9 +86,9 @@ func TestErrorsHaveTheExitCodeOfTheirKind(t *testing.T) {
 		{usage("--x: %w", errors.New("no")), exitUsage},
 		{node.ErrNoPort, exitUsage}, {node.ErrNoChoice, exitUsage}, {node.ErrNoLink, exitUsage}, {node.ErrUnfit, exitUsage},
 		{node.ErrImage, exitUsage}, {node.ErrTruncated, exitUsage}, {node.ErrNoSystem, exitUsage}, {node.ErrNoImage, exitUsage},
-		{node.ErrForeignDHCP, exitRefused}, {node.ErrNetworkInUse, exitRefused},
+		{node.ErrForeignDHCP, exitRefused}, {node.ErrNetworkInUse, exitRefused}, {status.ErrUnsafe, exitRefused},
 		{node.ErrUnreachable, exitUnreachable}, {errNoQuorum, exitNoQuorum},
-		{node.ErrRights, exitFailure}, {node.ErrBusy, exitFailure}, {node.ErrVersion, exitFailure}, {node.ErrNoSwarm, exitFailure},
+		{node.ErrRights, exitFailure}, {node.ErrBusy, exitFailure}, {node.ErrVersion, exitFailure}, {node.ErrNoSwarm, exitFailure}, {node.ErrForbidden, exitFailure}, {errDeclined, exitFailure},
 	} {
 		if got := codeOf(fmt.Errorf("here: %w", fmt.Errorf("there: %w", c.err))); got != c.want {
 			t.Errorf("%v: exit code %d, want %d", c.err, got, c.want)

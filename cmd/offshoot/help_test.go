@@ -39,7 +39,7 @@ func TestEveryCommandTeaches(t *testing.T) {
 		}
 	}
 	look(newRoot())
-	if seen < 15 {
+	if seen < 40 {
 		t.Errorf("only %d commands were looked at", seen)
 	}
 }

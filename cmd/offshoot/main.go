@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"offshoot/node"
+	"offshoot/node/status"
 )
 
 // version is set by the Makefile.
@@ -23,7 +24,7 @@ const (
 	exitOK          = 0
 	exitFailure     = 1
 	exitUsage       = 2
-	exitRefused     = 3 // for safety: a foreign DHCP server, a network in use
+	exitRefused     = 3 // for safety: a foreign DHCP server, a network in use, the last voter
 	exitUnreachable = 4 // no daemon answers
 	exitNoQuorum    = 5
 	exitInterrupted = 130
@@ -67,7 +68,7 @@ func codeOf(err error) int {
 	case errors.As(err, &usage), errors.Is(err, node.ErrNoPort), errors.Is(err, node.ErrNoChoice), errors.Is(err, node.ErrNoLink), errors.Is(err, node.ErrUnfit),
 		errors.Is(err, node.ErrNoImage), errors.Is(err, node.ErrImage), errors.Is(err, node.ErrTruncated), errors.Is(err, node.ErrNoSystem):
 		return exitUsage
-	case errors.Is(err, node.ErrForeignDHCP), errors.Is(err, node.ErrNetworkInUse):
+	case errors.Is(err, node.ErrForeignDHCP), errors.Is(err, node.ErrNetworkInUse), errors.Is(err, status.ErrUnsafe):
 		return exitRefused
 	case errors.Is(err, node.ErrUnreachable):
 		return exitUnreachable

@@ -55,10 +55,9 @@ step. The exit code is 5 while the swarm cannot decide anything, 4 if no node ru
   offshoot status --watch
   offshoot status -o json | jq .problems`,
 		Args: exactly(),
-		RunE: func(c *cobra.Command, _ []string) error {
-			client := s.client()
+		RunE: s.asking(func(ctx context.Context, n *node.Client, _ []string) error {
 			for {
-				st, err := client.Status(c.Context())
+				st, err := n.Status(ctx)
 				if err != nil {
 					return err
 				}
@@ -75,49 +74,20 @@ step. The exit code is 5 while the swarm cannot decide anything, 4 if no node ru
 					return nil
 				}
 				select {
-				case <-c.Context().Done():
+				case <-ctx.Done():
 					return nil
 				case <-time.After(time.Second):
 				}
 			}
-		},
+		}),
 	}
 	o.flag(c)
 	c.Flags().BoolVarP(&watch, "watch", "w", false, "show it again every second")
 	return c
 }
 
-func newSwarm(s *settings) *cobra.Command {
-	var o output
-	members := &cobra.Command{
-		Use: "members", Short: "List the nodes", Args: exactly(), Example: "  offshoot swarm members\n  offshoot swarm members -o json",
-		RunE: func(c *cobra.Command, _ []string) error {
-			st, err := s.client().Status(c.Context())
-			if err != nil {
-				return err
-			}
-			return o.print(st.Nodes, func() error { return printNodes(os.Stdout, st) })
-		},
-	}
-	o.flag(members)
-	leave := &cobra.Command{
-		Use: "leave", Short: "Hand everything over and take the node on this machine out of the swarm", Args: exactly(),
-		Long: `leave passes every duty of this node on, gives up its vote, and stops it. It refuses, and changes nothing,
-while no other living node is on a segment that this one serves.`,
-		Example: "  offshoot swarm leave",
-		RunE: func(c *cobra.Command, _ []string) error {
-			if err := s.client().Leave(c.Context()); err != nil {
-				return err
-			}
-			say("left      everything is handed over; the node has stopped")
-			return nil
-		},
-	}
-	return group("swarm", "The swarm as a whole", newStatus(s), members, leave)
-}
-
 // onMachine makes a command that takes a MAC.
-func onMachine(use, short, long string, do func(ctx context.Context, mac swarm.MAC, rest []string) error, more ...string) *cobra.Command {
+func (s *settings) onMachine(use, short, long string, do func(ctx context.Context, n *node.Client, mac swarm.MAC, rest []string) error, more ...string) *cobra.Command {
 	words := append([]string{"MAC"}, more...)
 	return &cobra.Command{
 		Use: use, Short: short, Long: long, Args: exactly(words...),
@@ -127,7 +97,7 @@ func onMachine(use, short, long string, do func(ctx context.Context, mac swarm.M
 			if err != nil {
 				return usage("%w", err)
 			}
-			return do(c.Context(), mac, args[1:])
+			return s.asking(func(ctx context.Context, n *node.Client, args []string) error { return do(ctx, n, mac, args[1:]) })(c, args)
 		},
 	}
 }
@@ -136,27 +106,27 @@ func newMachine(s *settings) *cobra.Command {
 	var list, show, why output
 	ls := &cobra.Command{
 		Use: "list", Short: "List the machines that were seen or named", Args: exactly(), Example: "  offshoot machine list",
-		RunE: func(c *cobra.Command, _ []string) error {
-			st, err := s.client().Status(c.Context())
+		RunE: s.asking(func(ctx context.Context, n *node.Client, _ []string) error {
+			st, err := n.Status(ctx)
 			if err != nil {
 				return err
 			}
 			return list.print(st.Machines, func() error { return printMachines(os.Stdout, st) })
-		},
+		}),
 	}
 	list.flag(ls)
-	one := onMachine("show MAC", "Show one machine and its timeline", "", func(ctx context.Context, mac swarm.MAC, _ []string) error {
-		m, err := s.client().Machine(ctx, mac)
+	one := s.onMachine("show MAC", "Show one machine and its timeline", "", func(ctx context.Context, n *node.Client, mac swarm.MAC, _ []string) error {
+		m, err := n.Machine(ctx, mac)
 		if err != nil {
 			return err
 		}
 		return show.print(m, func() error { return printMachine(os.Stdout, m) })
 	})
 	show.flag(one)
-	because := onMachine("why MAC", "Show every packet and request of a machine, with our answer or the reason for silence",
+	because := s.onMachine("why MAC", "Show every packet and request of a machine, with our answer or the reason for silence",
 		`why gathers from all nodes what they saw of a machine: DHCP, TFTP and HTTP, newest last.
-Nodes remember the last packets of each machine since they started.`, func(ctx context.Context, mac swarm.MAC, _ []string) error {
-			traces, err := s.client().Why(ctx, mac)
+Nodes remember the last packets of each machine since they started.`, func(ctx context.Context, n *node.Client, mac swarm.MAC, _ []string) error {
+			traces, err := n.Why(ctx, mac)
 			if err != nil {
 				return err
 			}
@@ -164,14 +134,14 @@ Nodes remember the last packets of each machine since they started.`, func(ctx c
 		})
 	why.flag(because)
 	var arm node.ArmRequest
-	armed := onMachine("arm MAC", "Let the next network boot of a machine install it, once",
+	armed := s.onMachine("arm MAC", "Let the next network boot of a machine install it, once",
 		`arm is what allows a disk to be written. It holds for one installation; afterwards the machine
 boots its own disk again. A disk that holds data is refused unless --wipe says that it may go.`,
-		func(ctx context.Context, mac swarm.MAC, _ []string) error {
+		func(ctx context.Context, n *node.Client, mac swarm.MAC, _ []string) error {
 			if err := node.CheckDisk(arm.Disk); err != nil {
 				return usage("--disk: %w", err)
 			}
-			if err := s.client().Arm(ctx, mac, arm); err != nil {
+			if err := n.Arm(ctx, mac, arm); err != nil {
 				return err
 			}
 			say("armed     " + string(mac) + " is installed when it next boots from the network")
@@ -181,11 +151,11 @@ boots its own disk again. A disk that holds data is refused unless --wipe says t
 	armed.Flags().StringVar(&arm.Profile, "profile", "", "what to install (default: the swarm's profile)")
 	armed.Flags().StringVar(&arm.Disk, "disk", "", "disk to install to: /dev/NAME, serial=…, wwn=…, size>=…, smallest")
 	armed.Flags().BoolVar(&arm.Wipe, "wipe", false, "overwrite a disk that holds foreign data")
-	named := onMachine("name MAC NAME", "Name a machine, before or after it is first seen", "", func(ctx context.Context, mac swarm.MAC, rest []string) error {
-		return s.client().Name(ctx, mac, rest[0])
+	named := s.onMachine("name MAC NAME", "Name a machine, before or after it is first seen", "", func(ctx context.Context, n *node.Client, mac swarm.MAC, rest []string) error {
+		return n.Name(ctx, mac, rest[0])
 	}, "NAME")
-	hold := onMachine("hold MAC", "Stop everything that is being done to a machine", "", func(ctx context.Context, mac swarm.MAC, _ []string) error {
-		return s.client().Hold(ctx, mac, "held by an operator")
+	hold := s.onMachine("hold MAC", "Stop everything that is being done to a machine", "", func(ctx context.Context, n *node.Client, mac swarm.MAC, _ []string) error {
+		return n.Hold(ctx, mac, "held by an operator")
 	})
 	return group("machine", "Machines: seen, armed, installed", ls, one, because, armed, named, hold)
 }

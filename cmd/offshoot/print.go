@@ -58,13 +58,7 @@ func printStatus(w io.Writer, s status.Status) error {
 	}
 	var rows [][]string
 	for _, g := range s.Segments {
-		holder := g.Holder
-		if g.Blocked != "" {
-			holder = "BLOCKED"
-		} else if g.Next != "" {
-			holder += " → " + g.Next
-		}
-		rows = append(rows, []string{g.ID, g.Network, holder, fmt.Sprint(g.Term), since(g.Since, s.Time), strings.Join(g.Nodes, ","), fmt.Sprint(g.Leases)})
+		rows = append(rows, []string{g.ID, g.Network, dutyOf(g), fmt.Sprint(g.Term), since(g.Since, s.Time), strings.Join(g.Nodes, ","), fmt.Sprint(g.Leases)})
 	}
 	if _, err := fmt.Fprintln(w); err != nil {
 		return err
@@ -76,6 +70,17 @@ func printStatus(w io.Writer, s status.Status) error {
 		return err
 	}
 	return printMachines(w, s)
+}
+
+// dutyOf says who serves a segment, in one cell.
+func dutyOf(g status.Segment) string {
+	switch {
+	case g.Blocked != "":
+		return "BLOCKED"
+	case g.Next != "":
+		return g.Holder + " → " + g.Next
+	}
+	return g.Holder
 }
 
 func printNodes(w io.Writer, s status.Status) error {

@@ -123,6 +123,39 @@ TIME          NODE  BY    WHAT         ANSWER
 	}
 }
 
+func TestLeasesSayHowLongTheyLast(t *testing.T) {
+	t.Parallel()
+	got := printed(t, func(w io.Writer) error {
+		return printLeases(w, []status.Lease{
+			{Segment: "s1", Address: "192.168.42.17", MAC: "52:54:00:00:00:01", Name: "m1", State: status.LeasePermanent, Class: "node"},
+			{Segment: "s1", Address: "192.168.42.18", MAC: "52:54:00:00:00:02", State: status.LeaseBound, Reserved: true, Class: "os", Hostname: "laptop", Expires: noon.Add(90 * time.Minute)},
+			{Segment: "s1", Address: "192.168.42.19", MAC: "52:54:00:00:00:03", State: status.LeaseExpired, Expires: noon.Add(-time.Minute)},
+			{Segment: "s1", Address: "192.168.42.20", MAC: "52:54:00:00:00:04", State: status.LeaseReserved, Reserved: true},
+		}, noon)
+	})
+	same(t, got, `
+ADDRESS        SEGMENT  MAC                MACHINE  STATE           LEFT   CLIENT  CALLS-ITSELF
+192.168.42.17  s1       52:54:00:00:00:01  m1       permanent       -      node    -
+192.168.42.18  s1       52:54:00:00:00:02  -        bound,reserved  1h30m  os      laptop
+192.168.42.19  s1       52:54:00:00:00:03  -        expired         -      -       -
+192.168.42.20  s1       52:54:00:00:00:04  -        reserved        -      -       -
+`)
+}
+
+func TestEvictionIsShownWithItsRisks(t *testing.T) {
+	t.Parallel()
+	e := status.Eviction{Node: status.Node{Name: "m2", ID: "a2", MAC: "52:54:00:00:00:02"}, Duties: []status.Passing{{Segment: "s1", Heirs: []string{"m3", "m4"}}}, Risks: []string{"nobody serves s2"}}
+	got := printed(t, func(w io.Writer) error { return printEviction(w, e) })
+	same(t, got, `
+evicting m2 (a2) would mean:
+  - its certificate is revoked: every node ends its connections to it and speaks to it no more
+  - the gossip key is changed, so that it hears nothing new
+  - segment s1: m3 or m4 takes over, within 10 s
+  - it never comes back as it is; to use the machine again, install it: offshoot machine arm --wipe 52:54:00:00:00:02
+  RISK, needs --force: nobody serves s2
+`)
+}
+
 // Names, reasons and progress come from machines that proved nothing.
 func TestWordsOfAMachineCannotCommandTheTerminal(t *testing.T) {
 	t.Parallel()
@@ -133,6 +166,20 @@ func TestWordsOfAMachineCannotCommandTheTerminal(t *testing.T) {
 		},
 		"timeline": func(w io.Writer) error { return printTimeline(w, []status.Event{{Text: evil}}) },
 		"traces":   func(w io.Writer) error { return printTraces(w, "52:54:00:00:00:01", []status.Trace{{What: evil}}) },
+		"leases": func(w io.Writer) error {
+			return printLeases(w, []status.Lease{{Hostname: evil, Name: evil}}, noon)
+		},
+		"tickets": func(w io.Writer) error { return printTickets(w, []status.Ticket{{Name: evil}}) },
+		"audit": func(w io.Writer) error {
+			return printAudit(w, []status.AuditEntry{{Actor: evil, Text: evil, Refused: evil}})
+		},
+		"operators": func(w io.Writer) error { return printOperators(w, []status.Operator{{Name: evil}}) },
+		"segments": func(w io.Writer) error {
+			return printSegments(w, status.Status{Segments: []status.Segment{{Holder: evil, Next: evil}}})
+		},
+		"eviction": func(w io.Writer) error {
+			return printEviction(w, status.Eviction{Node: status.Node{Name: evil}, Risks: []string{evil}})
+		},
 		"problem": func(w io.Writer) error {
 			return printStatus(w, status.Status{Problems: []status.Problem{{What: evil, Next: evil}}})
 		},

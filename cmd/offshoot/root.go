@@ -8,8 +8,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-
-	"offshoot/node"
 )
 
 const defaultDataDir = "/var/lib/offshoot"
@@ -17,11 +15,11 @@ const defaultDataDir = "/var/lib/offshoot"
 // settings are the flags that every command has.
 type settings struct {
 	dataDir   string
+	operator  string // file of an operator; empty: ask the node on this machine
+	endpoint  string
 	verbose   bool
 	logFormat string
 }
-
-func (s *settings) client() *node.Client { return node.NewClient(s.dataDir) }
 
 // logger writes to stderr: warnings, or with -v everything that the machine notes in its diary.
 func (s *settings) logger() (*slog.Logger, error) {
@@ -54,6 +52,9 @@ was installed from, and opens new ones on its other ports. The first machine can
   sudo offshoot seed --interface eth1 --image debian13.raw.zst
   offshoot swarm status                                   on any node: who is there, who does what, what is wrong
 
+Commands that ask a node ask the one on this machine; with --operator FILE (offshoot operator add) they ask the swarm from
+anywhere.
+
 Nothing is written to a machine that was not armed, and no address is given on a network that
 somebody else serves.`,
 		SilenceUsage:  true,
@@ -67,12 +68,14 @@ somebody else serves.`,
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&s.dataDir, "data-dir", dataDir, "where this node keeps its identity, ledger and artifacts (or OFFSHOOT_DATA_DIR)")
+	flags.StringVar(&s.operator, "operator", os.Getenv("OFFSHOOT_OPERATOR"), "ask the swarm over the network as the operator of this file, instead of the node on this machine (or OFFSHOOT_OPERATOR)")
+	flags.StringVar(&s.endpoint, "endpoint", "", "with --operator: ask this node, HOST:PORT, instead of the first one of the file that answers")
 	flags.BoolVarP(&s.verbose, "verbose", "v", false, "log everything that happens to stderr")
 	flags.StringVar(&s.logFormat, "log-format", "text", "how to log: text or json")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usage("%w; see: %s --help", err, c.CommandPath())
 	})
-	root.AddCommand(newSeed(s), newNode(s), newImage(), newSwarm(s), newStatus(s), newMachine(s), newAgent(s), newVersion())
+	root.AddCommand(newSeed(s), newNode(s), newImage(), newSwarm(s), newStatus(s), newMachine(s), newSegment(s), newLease(s), newTicket(s), newOperator(s), newAgent(s), newVersion())
 	return root
 }
 
@@ -84,6 +87,16 @@ func exactly(words ...string) cobra.PositionalArgs {
 			return usage("%s: %s is missing; see: %s --help", c.CommandPath(), words[len(args)], c.CommandPath())
 		case len(args) > len(words):
 			return usage("%s: %q is one argument too many; see: %s --help", c.CommandPath(), args[len(words)], c.CommandPath())
+		}
+		return nil
+	}
+}
+
+// atLeast is exactly, with any number of the last word.
+func atLeast(words ...string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) < len(words) {
+			return exactly(words...)(c, args)
 		}
 		return nil
 	}

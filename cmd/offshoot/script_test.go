@@ -2,10 +2,18 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -21,9 +29,11 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata/script", RequireExplicitExec: true, RequireUniqueNames: true,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("OFFSHOOT_DATA_DIR", e.WorkDir+"/data")
+			e.Setenv("OFFSHOOT_OPERATOR", "")
+			e.Setenv("TZ", "UTC")
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "deadsocket": deadsocket},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "deadsocket": deadsocket, "fakenode": fakenode, "mode": mode},
 	})
 }
 
@@ -57,4 +67,81 @@ func deadsocket(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	l.SetUnlinkOnClose(false)
 	ts.Check(l.Close())
+}
+
+// fakenode answers on a data directory's socket from files, until the script ends: GET /v1/status is answered with the file
+// answers/GET_v1_status; with answers/GET_v1_status.after, once something was changed; with the code 409 and the words in
+// answers/POST_v1_voters.409, if there is one. What has no file is answered with null. What was asked stands in the file asked.
+func fakenode(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: fakenode DATADIR")
+	}
+	dir := ts.MkAbs(args[0])
+	ts.Check(os.MkdirAll(dir, 0o700))
+	l, err := net.Listen("unix", filepath.Join(dir, "offshoot.sock"))
+	ts.Check(err)
+	f := &fake{answers: ts.MkAbs("answers"), log: ts.MkAbs("asked")}
+	ts.Check(os.WriteFile(f.log, nil, 0o600))
+	server := &http.Server{Handler: f, ReadHeaderTimeout: time.Second}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(l) }()
+	ts.Defer(func() {
+		ts.Check(server.Close())
+		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+			ts.Fatalf("fakenode: %v", err)
+		}
+	})
+}
+
+type fake struct {
+	answers, log string
+	mu           sync.Mutex
+	changed      bool
+}
+
+func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		panic(err)
+	}
+	name := filepath.Join(f.answers, r.Method+strings.ReplaceAll(r.URL.Path, "/", "_"))
+	if r.Method != http.MethodGet {
+		f.changed = true
+	}
+	line := strings.TrimSpace(fmt.Sprintf("%s %s %s", r.Method, r.URL.RequestURI(), body))
+	log, err := os.ReadFile(f.log)
+	if err == nil {
+		err = os.WriteFile(f.log, append(log, line+"\n"...), 0o600)
+	}
+	if err != nil {
+		panic(err)
+	}
+	for _, code := range []int{http.StatusBadRequest, http.StatusForbidden, http.StatusConflict, http.StatusPreconditionFailed, http.StatusServiceUnavailable} {
+		if words, err := os.ReadFile(fmt.Sprintf("%s.%d", name, code)); err == nil {
+			http.Error(w, string(words), code)
+			return
+		}
+	}
+	answer := []byte("null")
+	if data, err := os.ReadFile(name); err == nil {
+		answer = data
+	}
+	if data, err := os.ReadFile(name + ".after"); err == nil && f.changed {
+		answer = data
+	}
+	_, _ = w.Write(answer)
+}
+
+// mode wants a file to have certain rights: "mode 600 alice.operator".
+func mode(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: mode OCTAL FILE")
+	}
+	info, err := os.Stat(ts.MkAbs(args[1]))
+	ts.Check(err)
+	if got := strconv.FormatUint(uint64(info.Mode().Perm()), 8); got != args[0] {
+		ts.Fatalf("%s has mode %s, want %s", args[1], got, args[0])
+	}
 }

@@ -55,6 +55,7 @@ type Lab struct {
 	spaces   []*namespace
 	machines []*Machine
 	captures []*Capture
+	storms   map[string]*storm // by the port of the wires namespace that is disturbed
 
 	closeOnce sync.Once
 	closeErr  error
@@ -92,7 +93,7 @@ func New(o Options) (*Lab, error) {
 	sum := sha256.Sum256([]byte(dir))
 	l := &Lab{
 		dir: dir, prefix: o.Name + "-" + hex.EncodeToString(sum[:2]), log: o.Logger, state: state, forks: startForker(),
-		names: map[string]bool{}, macs: map[string]bool{},
+		names: map[string]bool{}, macs: map[string]bool{}, storms: map[string]*storm{},
 	}
 	if l.wires, err = l.namespace("wires"); err == nil {
 		err = l.wires.do(withoutIPv6)
@@ -126,7 +127,8 @@ func (l *Lab) Close() error {
 func (l *Lab) close() error {
 	l.mu.Lock()
 	l.closed = true
-	captures, machines, spaces := l.captures, l.machines, l.spaces
+	captures, machines, spaces, storms := l.captures, l.machines, l.spaces, l.storms
+	l.storms = map[string]*storm{}
 	l.mu.Unlock()
 
 	var errs []error
@@ -135,6 +137,9 @@ func (l *Lab) close() error {
 	}
 	for _, c := range captures { // after the machines, so that their last packets are in
 		errs = append(errs, c.Close())
+	}
+	for _, s := range storms {
+		errs = append(errs, s.close(l.wires))
 	}
 	for _, n := range spaces {
 		errs = append(errs, n.close())

@@ -113,6 +113,17 @@ func (b *Bare) script(ctx context.Context) (string, error) {
 	return string(body), err
 }
 
+// Script boots from the network as iPXE does, and returns the script that the machine was given. Its port has the address then.
+func (b *Bare) Script(ctx context.Context) (string, error) { return b.script(ctx) }
+
+// AgentURL is where the agent that a boot script starts finds its orders, "" if it starts none.
+func AgentURL(script string) string {
+	if url := agentURL.FindStringSubmatch(script); url != nil {
+		return url[1]
+	}
+	return ""
+}
+
 var agentURL = regexp.MustCompile(`offshoot\.url=(\S+)`)
 
 // ErrUnbootable: the machine was told to start a disk that nothing can start.
@@ -224,6 +235,19 @@ func (b *Bare) Offshoot(ctx context.Context, args ...string) (string, error) {
 	}
 	root := filepath.Join(b.dir, "root", "var/lib/offshoot")
 	return b.Host.Run(ctx, "nsenter", append([]string{"--mount", "--target", pid, b.o.Binary}, append(args, "--data-dir", root)...)...)
+}
+
+// Log is the path of what its node said.
+func (b *Bare) Log() string { return filepath.Join(b.dir, "node.log") }
+
+// OnDisk runs a program of this machine in the root of the disk's file system, while the node runs there.
+func (b *Bare) OnDisk(ctx context.Context, args ...string) (string, error) {
+	pid, err := b.pid(ctx)
+	if err != nil {
+		return "", err
+	}
+	enter := []string{"--mount", "--target", pid, "env", "-C", filepath.Join(b.dir, "root")}
+	return b.Host.Run(ctx, "nsenter", append(enter, args...)...)
 }
 
 func (b *Bare) pid(ctx context.Context) (string, error) {

@@ -1,5 +1,7 @@
-// Package status is the status document: the contract between daemon, terminal, page and scenarios. It is a leaf: it holds
-// types and the words for their states, imports nothing of ours, and everybody may import it.
+// Package status is the status document and the lists beside it (leases, tickets, operators, the audit log): the contract
+// between daemon, terminal, page and scenarios. It also reads out of a document what a dangerous step would do (plan.go), so that
+// the operator who is asked and the node that refuses judge by the same rule. It does nothing, knows no secrets, is a leaf,
+// imports nothing of ours, and everybody may import it.
 package status
 
 import "time"
@@ -33,19 +35,31 @@ const (
 	NodeLeft    = "left"    // it said good-bye
 )
 
+// What part a node can have in the ledger.
+const (
+	RoleLeader   = "leader"   // writes decisions down
+	RoleVoter    = "voter"    // a decision needs a majority of these
+	RoleLearner  = "learner"  // gets every entry, may become a voter
+	RoleFollower = "follower" // is fed by another node, and stands in no configuration
+	RoleUnknown  = "unknown"  // the node that answers is a follower, which knows only who leads
+	RoleNone     = "none"     // it has left
+)
+
 // Node is a member of the swarm.
 type Node struct {
 	ID         string    `json:"id"`
 	Name       string    `json:"name"`
 	MAC        string    `json:"mac,omitempty"`
 	State      string    `json:"state"` // alive, joining, gone, left
-	Role       string    `json:"role"`  // leader, voter, learner, none
+	Role       string    `json:"role"`  // part in the ledger: leader, voter, learner, follower, unknown, none
 	Durable    bool      `json:"durable"`
 	Warm       bool      `json:"warm"`
 	Address    string    `json:"address"`
 	Version    string    `json:"version"`
 	Duties     []string  `json:"duties"` // ids of segments
 	Quarantine string    `json:"quarantine,omitempty"`
+	Ended      string    `json:"ended,omitempty"`    // why it was put out for good: evicted, or installed anew
+	Protocol   int       `json:"protocol,omitempty"` // what it speaks
 	Joined     time.Time `json:"joined"`
 }
 
@@ -60,6 +74,7 @@ type Segment struct {
 	Nodes   []string  `json:"nodes"`          // names of the nodes that proved to be on it
 	Leases  int       `json:"leases"`         // bindings that are alive
 	Blocked string    `json:"blocked,omitempty"`
+	Pools   []string  `json:"pools"` // FIRST-LAST, where leases are taken from
 }
 
 // Machine is a computer seen on a segment, or named by an operator.

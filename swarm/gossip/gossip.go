@@ -15,7 +15,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,7 +51,7 @@ type Timing struct {
 	LeaveWait time.Duration // how long to spread the news that we leave; 2 s
 }
 
-// Options of gossip. Swarm, ID, Bind, and Keys are required.
+// Options of gossip. Swarm, ID, Bind (or Transport), and Keys are required.
 type Options struct {
 	Swarm     string         // id of the swarm; nodes of another are refused
 	ID        swarm.NodeID   // this node
@@ -66,13 +65,16 @@ type Options struct {
 	// for none. Called every Timing.Rejoin from one goroutine.
 	Seeds  func() []string
 	Timing Timing
-	Logger *slog.Logger
+	// Transport carries it all instead of sockets on Bind, which need not be given then; Run shuts it down. nil for sockets.
+	Transport memberlist.NodeAwareTransport
+	Logger    *slog.Logger
 }
 
 // Gossip is this node's view of who is there. All methods may be called from any goroutine.
 type Gossip struct {
 	opt     Options
 	log     *slog.Logger
+	keysMu  sync.Mutex // makes SetKeys one step among its callers
 	keys    *memberlist.Keyring
 	table   *table
 	session uint64 // names this run of this node
@@ -115,17 +117,13 @@ func (o *Options) complete() error {
 		return fmt.Errorf("swarm id has %d bytes, want 1 to %d", len(o.Swarm), memberlist.LabelMaxSize)
 	case o.ID == "" || len(o.ID) > maxID:
 		return fmt.Errorf("node id has %d bytes, want 1 to %d", len(o.ID), maxID)
-	case !o.Bind.IsValid():
+	case !o.Bind.IsValid() && o.Transport == nil:
 		return errors.New("no address to bind to given")
-	case len(o.Keys) == 0:
-		return errors.New("no key given: gossip is never plain")
-	case !o.Advertise.IsValid() && o.Bind.Addr().IsUnspecified():
+	case !o.Advertise.IsValid() && o.Bind.IsValid() && o.Bind.Addr().IsUnspecified():
 		return fmt.Errorf("bound to %s, so the address to advertise must be given", o.Bind)
 	}
-	for _, key := range o.Keys {
-		if err := checkKey(key); err != nil {
-			return err
-		}
+	if err := checkKeys(o.Keys); err != nil {
+		return err
 	}
 	if o.Meta == nil {
 		o.Meta = func() []byte { return nil }
@@ -152,13 +150,6 @@ func (o *Options) complete() error {
 	return nil
 }
 
-func checkKey(key []byte) error {
-	if len(key) != KeySize {
-		return fmt.Errorf("gossip key has %d bytes, want %d", len(key), KeySize)
-	}
-	return nil
-}
-
 // config is memberlist's LAN configuration with what the swarm wants otherwise.
 func (g *Gossip) config(transport memberlist.Transport) *memberlist.Config {
 	c := memberlist.DefaultLANConfig()
@@ -167,7 +158,9 @@ func (g *Gossip) config(transport memberlist.Transport) *memberlist.Config {
 	c.Keyring = g.keys
 	c.GossipVerifyIncoming, c.GossipVerifyOutgoing = true, true // the default, but it matters too much to inherit
 	c.Transport = transport
-	c.BindAddr, c.BindPort = g.opt.Bind.Addr().String(), int(g.opt.Bind.Port())
+	if b := g.opt.Bind; b.IsValid() {
+		c.BindAddr, c.BindPort = b.Addr().String(), int(b.Port())
+	}
 	if a := g.opt.Advertise; a.IsValid() {
 		c.AdvertiseAddr, c.AdvertisePort = a.Addr().String(), int(a.Port())
 	}
@@ -186,12 +179,13 @@ func (g *Gossip) config(transport memberlist.Transport) *memberlist.Config {
 }
 
 // Run takes part until ctx is done, then tells the others that this node leaves, for Timing.LeaveWait at most. On
-// return sockets and goroutines are released. Cancelled is nil; an error means that it could not start.
+// return sockets and goroutines are released, but for a probe under way, which memberlist ends within a few Timing.Probe.
+// Cancelled is nil; an error means that it could not start.
 func (g *Gossip) Run(ctx context.Context) error {
 	if g.running.Swap(true) {
 		return errors.New("run gossip: it ran before; it runs once")
 	}
-	transport, err := newTransport(g.opt.Bind, newMemberlistLogger(g.log))
+	transport, err := g.open()
 	if err != nil {
 		close(g.stopping)
 		return fmt.Errorf("gossip on %s: %w", g.opt.Bind, err)
@@ -231,6 +225,18 @@ func (g *Gossip) Run(ctx context.Context) error {
 		return fmt.Errorf("stop gossip: %w", err)
 	}
 	return nil
+}
+
+// open makes the transport; what it makes is shut down by whoever got it.
+func (g *Gossip) open() (*transport, error) {
+	if g.opt.Transport != nil {
+		return newTransport(g.opt.Transport, func() {}, g.table.knownAt), nil
+	}
+	s, hangUp, err := newSockets(g.opt.Bind, newMemberlistLogger(g.log))
+	if err != nil {
+		return nil, err
+	}
+	return newTransport(s, hangUp, g.table.knownAt), nil
 }
 
 // retransmit is memberlist's RetransmitMult for a LAN.
@@ -338,33 +344,4 @@ func (g *Gossip) metaLoop(ctx context.Context) {
 			g.log.Debug("news about this node are still under way", "error", err)
 		}
 	}
-}
-
-// InstallKey makes the node able to read what is encrypted with key. It is the first step of a rotation: install
-// everywhere, use everywhere, remove everywhere.
-func (g *Gossip) InstallKey(key []byte) error {
-	if err := checkKey(key); err != nil {
-		return err
-	}
-	if err := g.keys.AddKey(slices.Clone(key)); err != nil {
-		return fmt.Errorf("install gossip key: %w", err)
-	}
-	return nil
-}
-
-// UseKey makes the node encrypt with an installed key.
-func (g *Gossip) UseKey(key []byte) error {
-	if err := g.keys.UseKey(key); err != nil {
-		return fmt.Errorf("use gossip key: %w", err)
-	}
-	return nil
-}
-
-// RemoveKey makes the node deaf to what is encrypted with key. The key in use cannot be removed; one that is not
-// installed is removed already.
-func (g *Gossip) RemoveKey(key []byte) error {
-	if err := g.keys.RemoveKey(key); err != nil {
-		return fmt.Errorf("remove gossip key: %w", err)
-	}
-	return nil
 }

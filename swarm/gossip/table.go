@@ -46,6 +46,7 @@ type table struct {
 
 	mu      sync.Mutex
 	rows    map[swarm.NodeID]*row
+	hosts   map[netip.Addr]int // rows by address, for knownAt
 	changed chan struct{}
 }
 
@@ -58,7 +59,7 @@ type row struct {
 var _ memberlist.EventDelegate = (*table)(nil)
 
 func newTable(self swarm.NodeID, now func() time.Time) *table {
-	return &table{self: self, now: now, rows: map[swarm.NodeID]*row{}}
+	return &table{self: self, now: now, rows: map[swarm.NodeID]*row{}, hosts: map[netip.Addr]int{}}
 }
 
 // NotifyJoin is called for a member that is new, or alive again.
@@ -79,6 +80,8 @@ func (t *table) seen(n *memberlist.Node) {
 	if !ok {
 		r = &row{}
 		t.rows[id] = r
+	} else {
+		t.departLocked(r)
 	}
 	if !ok || r.State != Alive || r.session != session {
 		r.Since = t.now()
@@ -88,6 +91,7 @@ func (t *table) seen(n *memberlist.Node) {
 	}
 	r.session = session
 	r.Member = Member{ID: id, Address: addressOf(n), Meta: bytes.Clone(meta), State: Alive, Since: r.Since}
+	t.hosts[r.Address.Addr()]++
 	t.announceLocked()
 }
 
@@ -136,7 +140,16 @@ func (t *table) forgetLocked() {
 		return
 	}
 	oldest := slices.MinFunc(gone, func(a, b *row) int { return a.Since.Compare(b.Since) })
+	t.departLocked(oldest)
 	delete(t.rows, oldest.ID)
+}
+
+// departLocked takes a row's address out of hosts.
+func (t *table) departLocked(r *row) {
+	host := r.Address.Addr()
+	if t.hosts[host]--; t.hosts[host] <= 0 {
+		delete(t.hosts, host)
+	}
 }
 
 func (t *table) list() []Member {
@@ -180,6 +193,13 @@ func (t *table) missing(seeds []string, own string) []string {
 	slices.Sort(wanted)
 	wanted = slices.Compact(wanted)
 	return slices.DeleteFunc(wanted, func(a string) bool { return here[a] })
+}
+
+// knownAt says whether a member, living or not, is or was last at this address.
+func (t *table) knownAt(a netip.Addr) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.hosts[a] > 0
 }
 
 func (t *table) watch() <-chan struct{} {

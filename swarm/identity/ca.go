@@ -48,6 +48,9 @@ const (
 	// RoleInstall is a machine that installs itself: an hour, and artifacts of its own segment only. No configuration of
 	// this package admits it yet.
 	RoleInstall Role = "install"
+	// RoleOperator is a person or a program that asks the swarm from outside, as Peer.OperatorRole allows; see
+	// CA.IssueOperator. It is no member: it may use ProtoOperate only.
+	RoleOperator Role = "operator"
 )
 
 // life is how long a certificate of this role lasts, 0 if there is no such role.
@@ -57,6 +60,8 @@ func (r Role) life() time.Duration {
 		return 7 * 24 * time.Hour
 	case RoleInstall:
 		return time.Hour
+	case RoleOperator:
+		return operatorLife
 	default:
 		return 0
 	}
@@ -176,12 +181,11 @@ func (ca *CA) GoString() string { return ca.String() }
 // LogValue is String: a log must not show the key.
 func (ca *CA) LogValue() slog.Value { return slog.StringValue(ca.String()) }
 
-// IssueNode signs a certificate for node in this role over the key in csr (PEM or DER), which has to be Ed25519 or P-256
-// and has to have signed the request. Nothing else of the request is looked at. The serial (32 hexadecimal digits) is
-// what the ledger revokes by. now comes from whoever decides to admit the node.
+// IssueNode signs a certificate for node in this role (RoleNode or RoleInstall) over the key in csr (PEM or DER), which has
+// to be Ed25519 or P-256 and has to have signed the request. Nothing else of the request is looked at. The serial (32
+// hexadecimal digits) is what the ledger revokes by. now comes from whoever decides to admit the node.
 func (ca *CA) IssueNode(csr []byte, node swarm.NodeID, role Role, now time.Time) (certPEM []byte, serial string, err error) {
-	life := role.life()
-	if life == 0 {
+	if role != RoleNode && role != RoleInstall {
 		return nil, "", fmt.Errorf("issue certificate for %s: %w: %q", node, ErrWrongRole, role)
 	}
 	if err := checkNode(node); err != nil {
@@ -191,26 +195,39 @@ func (ca *CA) IssueNode(csr []byte, node swarm.NodeID, role Role, now time.Time)
 	if err != nil {
 		return nil, "", fmt.Errorf("issue certificate for %s: %w", node, err)
 	}
-	number, err := newSerial()
+	leaf, err := ca.sign(Peer{Swarm: ca.swarm, Role: role, Node: node}, string(node), req.PublicKey, now, role.life())
 	if err != nil {
 		return nil, "", fmt.Errorf("issue certificate for %s: %w", node, err)
 	}
+	return encodeCert(leaf.Raw), formatSerial(leaf.SerialNumber), nil
+}
+
+// sign is where all certificates come from; the serial is drawn here.
+func (ca *CA) sign(p Peer, name string, pub any, now time.Time, life time.Duration) (*x509.Certificate, error) {
+	number, err := newSerial()
+	if err != nil {
+		return nil, err
+	}
+	usage := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	if p.Role != RoleOperator {
+		usage = append(usage, x509.ExtKeyUsageServerAuth)
+	}
 	template := &x509.Certificate{
 		SerialNumber: number,
-		Subject:      pkix.Name{CommonName: string(node)},
-		URIs:         []*url.URL{memberURI(ca.swarm, role, node)},
+		Subject:      pkix.Name{CommonName: name},
+		URIs:         []*url.URL{p.uri()},
 		// A leaf older than its root would be no chain on the first day.
 		NotBefore:             latest(now.Add(-backdate), ca.cert.NotBefore).UTC(),
 		NotAfter:              now.Add(life).UTC(),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		ExtKeyUsage:           usage,
 		BasicConstraintsValid: true,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, ca.cert, req.PublicKey, ca.key())
+	der, err := x509.CreateCertificate(rand.Reader, template, ca.cert, pub, ca.key())
 	if err != nil {
-		return nil, "", fmt.Errorf("issue certificate for %s: %w", node, err)
+		return nil, err
 	}
-	return encodeCert(der), formatSerial(number), nil
+	return x509.ParseCertificate(der)
 }
 
 func latest(a, b time.Time) time.Time {

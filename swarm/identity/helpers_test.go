@@ -151,3 +151,6 @@ func runMux(t *testing.T, id *Identity, tune func(*Mux)) *Mux {
 	})
 	return m
 }
+
+// nowhere is a link for a handshake whose connection no one cuts.
+func nowhere() *link { return newLinks().track(nil) }

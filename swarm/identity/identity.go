@@ -1,9 +1,11 @@
-// Package identity proves who belongs to a swarm: its certificate authority, the keys and certificates of nodes, mutual
-// TLS between them, the tickets by which a machine becomes a node, and the keys that gossip and hello frames share.
+// Package identity proves who belongs to a swarm: its certificate authority, the keys and certificates of nodes and
+// operators, mutual TLS between them, the tickets by which a machine becomes a node, and the keys that gossip and hello
+// frames share. Every connection goes through Identity.Dial, OperatorFile.Dial or a Mux: there is no door that Cut cannot
+// close.
 //
 // It refuses to decide: which ticket is still good, which serial is revoked and who leads stands in the ledger and comes
 // in as a function or an argument. It never writes a private key, a ticket's secret or a shared key anywhere but into the
-// directory that it was given, and never into a log. It knows no HTTP.
+// directory that it was given or the OperatorFile that was asked for, and never into a log. It knows no HTTP.
 //
 // Package node may import it, and through node what needs its types (handoff, the install configuration, the agent). It
 // imports swarm and the standard library only.
@@ -20,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -42,17 +45,25 @@ type Options struct {
 	// Now is the clock that certificates are held against; nil is time.Now. A machine with a wrong clock passes one that
 	// is corrected by RedeemResponse.Time.
 	Now func() time.Time
-	// Revoked says whether the swarm took back the certificate with this serial. It is called within every handshake,
-	// from many goroutines, and must answer from memory. nil revokes nothing.
-	Revoked func(serial string) bool
+	// Refused says why the swarm will not have this node or operator any more, nil if it will. It is asked within every
+	// handshake, whoever called, after the certificate was found genuine; from many goroutines, and must answer from
+	// memory. nil refuses nobody. What it begins to refuse does not end what stands: see Cut.
+	Refused func(serial string, p Peer) error
+	// Member says whether a node in good standing is expected to call from this address; nil expects nobody. It only
+	// keeps the node apart from strangers in the Mux's limits, from its first call on: it lets nobody in. It is asked for
+	// each connection from an address that nobody proved himself at, so it should be a lookup.
+	Member func(netip.Addr) bool
 }
 
-// Identity is this node's key, its certificate and its swarm's authority. It is safe for concurrent use; the tls.Configs
-// that it hands out follow a renewal at once.
+// Identity is this node's key, its certificate, its swarm's authority, and the connections that were made with them. It
+// is safe for concurrent use; a renewed certificate is used from the next handshake on.
 type Identity struct {
 	dir     string
 	now     func() time.Time
-	revoked func(serial string) bool
+	refused func(serial string, p Peer) error
+	member  func(netip.Addr) bool
+	links   *links
+	door    *door
 	key     func() ed25519.PrivateKey // a function for the reason given at Ticket
 
 	mu      sync.Mutex // serialises Enroll and Renew
@@ -70,12 +81,15 @@ type credentials struct {
 // Open loads the identity in opts.Dir, or makes its key there. It never replaces files that it cannot read: a damaged
 // identity is an error, since a fresh key would silently make another node.
 func Open(opts Options) (*Identity, error) {
-	id := &Identity{dir: opts.Dir, now: opts.Now, revoked: opts.Revoked}
+	id := &Identity{dir: opts.Dir, now: opts.Now, refused: opts.Refused, member: opts.Member, links: newLinks(), door: newDoor(time.Now)}
 	if id.now == nil {
 		id.now = time.Now
 	}
-	if id.revoked == nil {
-		id.revoked = func(string) bool { return false }
+	if id.refused == nil {
+		id.refused = func(string, Peer) error { return nil }
+	}
+	if id.member == nil {
+		id.member = func(netip.Addr) bool { return false }
 	}
 	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open identity: %w", err)

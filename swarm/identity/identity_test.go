@@ -101,7 +101,7 @@ func TestCASurvivesRestart(t *testing.T) {
 		t.Errorf("loaded %v, saved %v", again, ca)
 	}
 	// Still able to sign what the first one's members accept.
-	meets := meet(t, member(t, ca, Options{}).ServerConfig(ProtoPeer), member(t, again, Options{}).ClientConfig(ProtoPeer, ""))
+	meets := meet(t, member(t, ca, Options{}).serverConfig(nowhere(), ProtoPeer), member(t, again, Options{}).clientConfig(nowhere(), ProtoPeer, ""))
 	if meets.client != nil || meets.server != nil {
 		t.Errorf("%v, %v", meets.client, meets.server)
 	}
@@ -191,6 +191,7 @@ func TestIssueRefuses(t *testing.T) {
 		"no request":          {nil, node, RoleNode},
 		"two requests":        {append(bytes.Clone(good), good...), node, RoleNode},
 		"unknown role":        {good, node, "admin"},
+		"operator's role":     {good, node, RoleOperator},
 		"node with a path":    {good, "../../../node/x", RoleNode},
 		"node in upper case":  {good, "0123456789ABCDEF", RoleNode},
 		"node without digits": {good, "", RoleNode},

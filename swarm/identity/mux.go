@@ -7,19 +7,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"sync"
 	"time"
 )
 
 const (
 	// handshakeTime is what a client gets from its first byte to a verified connection: TLS 1.3 needs one round trip, so
-	// this is generous for a far segment and short for someone who only wants to hold a slot.
+	// this is generous for a far segment and short for someone who only wants to hold a place.
 	handshakeTime = 5 * time.Second
-	// maxHandshakes bounds the goroutines that strangers can make us hold; the kernel's backlog keeps the rest.
-	maxHandshakes = 256
-	// maxPerAddress keeps one machine from taking all of them. A node that reconnects everything at once needs a dozen.
-	maxPerAddress = 64
 	// maxQueued bounds the connections that wait for one protocol's Accept, which only happens when its server hangs.
 	maxQueued = 128
 	// acceptPause is how long Run rests when the process has run out of file descriptors.
@@ -34,50 +29,40 @@ const (
 // in Request.TLS, but does not look for a handler of our ALPN names, find none and hang up.
 type Mux struct {
 	ln     net.Listener
-	config *tls.Config
+	id     *Identity
 	log    *slog.Logger
 	queues map[string]*queue
-	// limits are fields so that tests can narrow them.
+	door   *door
+	// handshakeTime is a field so that tests can shorten it.
 	handshakeTime time.Duration
-	slots         chan struct{}
-	perAddress    int
-
-	mu      sync.Mutex
-	callers map[netip.Addr]int // handshakes in flight
 }
 
 // NewMux takes ownership of ln; Run closes it.
 func NewMux(ln net.Listener, id *Identity, log *slog.Logger) *Mux {
-	m := &Mux{
-		ln: ln, log: log, handshakeTime: handshakeTime, slots: make(chan struct{}, maxHandshakes), perAddress: maxPerAddress,
-		callers: make(map[netip.Addr]int),
-		queues:  make(map[string]*queue),
-	}
-	configs := map[string]*tls.Config{
-		ProtoRaft: id.ServerConfig(ProtoRaft),
-		ProtoPeer: id.ServerConfig(ProtoPeer),
-		ProtoJoin: id.JoinServerConfig(),
-	}
-	for proto := range configs {
+	m := &Mux{ln: ln, id: id, log: log, door: id.door, handshakeTime: handshakeTime, queues: make(map[string]*queue)}
+	for _, proto := range []string{ProtoRaft, ProtoPeer, ProtoOperate, ProtoJoin} {
 		m.queues[proto] = &queue{addr: ln.Addr(), conns: make(chan net.Conn, maxQueued), closed: make(chan struct{})}
-	}
-	m.config = &tls.Config{
-		MinVersion: tls.VersionTLS13,
-		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-			if len(hello.SupportedProtos) != 1 {
-				return nil, fmt.Errorf("client offers protocols %q: want exactly one", hello.SupportedProtos)
-			}
-			cfg, ok := configs[hello.SupportedProtos[0]]
-			if !ok {
-				return nil, fmt.Errorf("client offers protocol %q: not served here", hello.SupportedProtos[0])
-			}
-			return cfg, nil
-		},
 	}
 	return m
 }
 
-// Listener returns the connections of one protocol, ProtoRaft, ProtoPeer or ProtoJoin; another name is a programming
+// config picks the rules by the one protocol that the client offers.
+func (m *Mux) config(l *link) *tls.Config {
+	outer := base(nil)
+	outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if len(hello.SupportedProtos) != 1 {
+			return nil, fmt.Errorf("client offers %d protocols: want exactly one", len(hello.SupportedProtos))
+		}
+		proto := hello.SupportedProtos[0]
+		if _, ok := m.queues[proto]; !ok {
+			return nil, fmt.Errorf("client offers protocol %q: not served here", proto)
+		}
+		return m.id.serverConfig(l, proto), nil
+	}
+	return outer
+}
+
+// Listener returns the connections of one protocol, ProtoRaft, ProtoPeer, ProtoOperate or ProtoJoin; another name is a programming
 // error and panics. Closing it refuses that protocol and leaves the others. Its Accept returns net.ErrClosed after that,
 // and when Run has ended. Connections are the receiver's to close.
 func (m *Mux) Listener(proto string) net.Listener {
@@ -104,14 +89,8 @@ func (m *Mux) Run(ctx context.Context) error {
 		}
 	}()
 	for {
-		select {
-		case m.slots <- struct{}{}:
-		case <-ctx.Done():
-			return nil
-		}
 		conn, err := m.ln.Accept()
 		if err != nil {
-			<-m.slots
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -125,66 +104,60 @@ func (m *Mux) Run(ctx context.Context) error {
 			}
 			continue
 		}
-		from := remoteAddr(conn)
-		if !m.admit(from) {
-			<-m.slots
+		from := sourceOf(conn.RemoteAddr())
+		if !m.door.knows(from) && m.id.member(addressOf(conn.RemoteAddr())) {
+			m.door.proved(from)
+		}
+		leave, refusal := m.door.begin(from, func() { _ = conn.Close() })
+		if refusal != "" {
 			_ = conn.Close()
-			m.log.Debug("peer connection refused", "from", from.String(), "reason", "too many handshakes from this address")
+			m.log.Debug("peer connection refused", "from", from, "reason", refusal)
 			continue
 		}
 		wg.Go(func() {
-			defer func() { <-m.slots }()
-			defer m.leave(from)
-			m.serve(ctx, conn)
+			defer leave()
+			m.serve(ctx, m.id.links.track(conn), from)
 		})
 	}
 }
 
 // serve ends with the connection closed or handed over.
-func (m *Mux) serve(ctx context.Context, raw net.Conn) {
-	conn := tls.Server(raw, m.config)
-	ctx, cancel := context.WithTimeout(ctx, m.handshakeTime)
+func (m *Mux) serve(ctx context.Context, l *link, from string) {
+	conn := tls.Server(l, m.config(l))
+	shaking, cancel := context.WithTimeout(ctx, m.handshakeTime)
 	defer cancel()
-	if err := conn.HandshakeContext(ctx); err != nil {
-		_ = raw.Close()
-		level := slog.LevelDebug // strangers must not fill the log
-		if errors.Is(err, ErrExpired) || errors.Is(err, ErrRevoked) {
-			level = slog.LevelWarn // proven to be, or to have been, one of us
+	if err := conn.HandshakeContext(shaking); err != nil {
+		_ = l.Close()
+		if ctx.Err() == nil {
+			m.refused(l, from, err)
 		}
-		m.log.Log(ctx, level, "peer connection refused", "from", raw.RemoteAddr().String(), "reason", err)
 		return
 	}
 	proto := conn.ConnectionState().NegotiatedProtocol
+	if proto == ProtoJoin {
+		leave, refusal := m.door.join(from, func() { _ = l.Close() })
+		if refusal != "" {
+			_ = l.Close()
+			m.log.Debug("join refused", "from", from, "reason", refusal)
+			return
+		}
+		l.atEnd(leave)
+	} else {
+		m.door.proved(from)
+	}
 	if !m.queues[proto].put(muxConn{conn}) {
-		_ = raw.Close()
-		m.log.Warn("peer connection dropped: no one accepts it", "from", raw.RemoteAddr().String(), "protocol", proto)
+		_ = l.Close()
+		m.log.Warn("peer connection dropped: no one accepts it", "from", l.RemoteAddr().String(), "protocol", proto)
 	}
 }
 
-func (m *Mux) admit(from netip.Addr) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.callers[from] >= m.perAddress {
-		return false
+func (m *Mux) refused(l *link, from string, err error) {
+	revoked := errors.Is(err, ErrRevoked)
+	level := slog.LevelDebug // strangers must not fill the log
+	if m.door.failed(from, revoked) && (revoked || errors.Is(err, ErrExpired)) {
+		level = slog.LevelWarn // it is, or has been, one of us
 	}
-	m.callers[from]++
-	return true
-}
-
-func (m *Mux) leave(from netip.Addr) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.callers[from]--; m.callers[from] <= 0 {
-		delete(m.callers, from)
-	}
-}
-
-func remoteAddr(c net.Conn) netip.Addr {
-	ap, err := netip.ParseAddrPort(c.RemoteAddr().String())
-	if err != nil {
-		return netip.Addr{} // not TCP: all callers count as one
-	}
-	return ap.Addr().Unmap().WithZone("")
+	m.log.Log(context.Background(), level, "peer connection refused", "from", l.RemoteAddr().String(), "reason", err)
 }
 
 // muxConn hides the type *tls.Conn; see Mux.

@@ -33,7 +33,7 @@ func TestMuxLeadsEachProtocolToItsListener(t *testing.T) {
 		t.Fatal(err)
 	}
 	for proto, cfg := range map[string]*tls.Config{
-		ProtoRaft: b.ClientConfig(ProtoRaft, a.Node()), ProtoPeer: b.ClientConfig(ProtoPeer, a.Node()), ProtoJoin: join,
+		ProtoRaft: b.clientConfig(nowhere(), ProtoRaft, a.Node()), ProtoPeer: b.clientConfig(nowhere(), ProtoPeer, a.Node()), ProtoJoin: join,
 	} {
 		client, err := dialMux(t, m, cfg)
 		if err != nil {
@@ -112,7 +112,7 @@ func TestMuxKeepsStrangersOut(t *testing.T) {
 		return cfg
 	}
 	trusting := func(proto string) *tls.Config {
-		cfg := other.ClientConfig(proto, "")
+		cfg := other.clientConfig(nowhere(), proto, "")
 		cfg.VerifyConnection = nil
 		return cfg
 	}
@@ -161,7 +161,7 @@ func TestMuxHangsUpOnSilence(t *testing.T) {
 
 func TestMuxBoundsHandshakesPerAddress(t *testing.T) {
 	a := member(t, newCA(t, "alpha"), Options{})
-	m := runMux(t, a, func(m *Mux) { m.perAddress = 2; m.handshakeTime = time.Minute })
+	m := runMux(t, a, func(m *Mux) { m.door.strangers.each = 2; m.handshakeTime = time.Minute })
 	var first []net.Conn
 	for range 2 {
 		conn, err := net.Dial("tcp", m.ln.Addr().String())
@@ -202,14 +202,14 @@ func TestMuxClosedListenerRefusesItsProtocolOnly(t *testing.T) {
 	if _, err := m.Listener(ProtoRaft).Accept(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("closed listener: %v", err)
 	}
-	if conn, err := dialMux(t, m, b.ClientConfig(ProtoRaft, "")); err == nil {
+	if conn, err := dialMux(t, m, b.clientConfig(nowhere(), ProtoRaft, "")); err == nil {
 		_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
 		var one [1]byte
 		if _, err := conn.Read(one[:]); err == nil || isTimeout(err) {
 			t.Error("raft is still served")
 		}
 	}
-	if _, err := dialMux(t, m, b.ClientConfig(ProtoPeer, "")); err != nil {
+	if _, err := dialMux(t, m, b.clientConfig(nowhere(), ProtoPeer, "")); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := m.Listener(ProtoPeer).Accept(); err != nil {
@@ -233,7 +233,7 @@ func TestMuxReleasesEverythingWhenItEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = silent.Close() }()
-	queued, err := dialMux(t, m, b.ClientConfig(ProtoPeer, "")) // never accepted
+	queued, err := dialMux(t, m, b.clientConfig(nowhere(), ProtoPeer, "")) // never accepted
 	if err != nil {
 		t.Fatal(err)
 	}

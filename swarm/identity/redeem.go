@@ -20,7 +20,7 @@ const (
 	MaxRedeemResponse = 256 << 10
 
 	maxMACs    = 64
-	maxKeys    = 8    // a rotation needs two
+	maxKeys    = 64   // a rotation needs two; each node evicted before it ends adds one
 	maxMembers = 4096 // the answering side sends a few; a joiner needs one that lives
 )
 

@@ -178,7 +178,7 @@ func TestRedeemResponseIsStrict(t *testing.T) {
 		"no authority":     with("ca", "x"),
 		"no gossip key":    with("gossip_keys", []string{}),
 		"short gossip key": with("gossip_keys", []string{"AAAA"}),
-		"nine gossip keys": with("gossip_keys", make([]string, maxKeys+1)),
+		"65 gossip keys":   with("gossip_keys", make([]string, maxKeys+1)),
 		"host name":        with("members", []string{"seed:7401"}),
 		"empty member":     with("members", []string{""}),
 		"no time":          with("time", "0001-01-01T00:00:00Z"),

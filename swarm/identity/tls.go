@@ -18,56 +18,73 @@ const (
 	ProtoRaft = "offshoot-raft"
 	// ProtoPeer carries the peer API; both sides show a node's certificate.
 	ProtoPeer = "offshoot-peer"
+	// ProtoOperate is where operators ask and command; the client shows an operator's certificate, the server a node's.
+	ProtoOperate = "offshoot-operate"
 	// ProtoJoin is where tickets are redeemed; only the server shows a certificate.
 	ProtoJoin = "offshoot-join"
 )
 
-// ServerConfig accepts members only, for these protocols. The certificate may be renewed while it is in use.
+// callers is who may call by a protocol that asks for a certificate.
+func callers(proto string) Role {
+	if proto == ProtoOperate {
+		return RoleOperator
+	}
+	return RoleNode
+}
+
+// serverConfig is for one handshake on l by this protocol.
 //
-// A client whose protocols have nothing in common with alpn, or that names none, is refused. Note TLS 1.3's order: a
-// client's handshake ends before the server has looked at its certificate, so a refused client sees the alert on its
-// first read.
-func (id *Identity) ServerConfig(alpn ...string) *tls.Config {
-	cfg := base(alpn)
+// A client whose protocol is another, or that names none, is refused. Note TLS 1.3's order: a client's handshake ends
+// before the server has looked at its certificate, so a refused client sees the alert on its first read.
+func (id *Identity) serverConfig(l *link, proto string) *tls.Config {
+	cfg := base([]string{proto})
+	if proto == ProtoJoin {
+		// Strangers hold a ticket and a pin: they are shown the authority with our certificate, and asked for none.
+		cfg.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return id.ownCert(true) }
+		cfg.VerifyConnection = func(cs tls.ConnectionState) error { return wantProtocol(cs, proto) }
+		return cfg
+	}
 	cfg.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return id.ownCert(false) }
 	// The chain is held against the swarm in VerifyConnection, the same way on both sides.
 	cfg.ClientAuth = tls.RequireAnyClientCert
 	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
-		if err := wantProtocol(cs, alpn); err != nil {
+		if err := wantProtocol(cs, proto); err != nil {
 			return err
 		}
-		return id.verifyPeer(cs, "")
+		return id.verifyPeer(l, cs, callers(proto), "")
 	}
 	return cfg
 }
 
-// JoinServerConfig serves strangers that hold a ticket: it shows our certificate with the authority's, so that they can
-// check the pin, and asks for none.
-func (id *Identity) JoinServerConfig() *tls.Config {
-	cfg := base([]string{ProtoJoin})
-	cfg.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return id.ownCert(true) }
-	cfg.VerifyConnection = func(cs tls.ConnectionState) error { return wantProtocol(cs, []string{ProtoJoin}) }
-	return cfg
-}
-
-// ClientConfig calls a member; expect "" takes any node of the swarm, else it has to be this one.
-func (id *Identity) ClientConfig(alpn string, expect swarm.NodeID) *tls.Config {
-	cfg := base([]string{alpn})
+// clientConfig is for one handshake on l with a member; expect "" takes any node of the swarm, else it has to be this one.
+func (id *Identity) clientConfig(l *link, proto string, expect swarm.NodeID) *tls.Config {
+	cfg := base([]string{proto})
 	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return id.ownCert(false) }
 	cfg.InsecureSkipVerify = true // members have no host names; VerifyConnection checks chain, swarm and node
 	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
-		if err := wantProtocol(cs, []string{alpn}); err != nil {
+		if err := wantProtocol(cs, proto); err != nil {
 			return err
 		}
-		return id.verifyPeer(cs, expect)
+		return id.verifyPeer(l, cs, RoleNode, expect)
 	}
 	return cfg
 }
 
-// Dial calls a member at addr (host:port) and returns after the handshake: nothing was sent to whoever failed it.
+// Dial calls a member at addr (host:port) and returns after the handshake: nothing was sent to whoever failed it. expect
+// "" takes any node of the swarm, else it has to be this one. The connection is a *tls.Conn.
 func (id *Identity) Dial(ctx context.Context, proto, addr string, expect swarm.NodeID) (net.Conn, error) {
-	d := tls.Dialer{Config: id.ClientConfig(proto, expect)}
-	return d.DialContext(ctx, "tcp", addr)
+	raw, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	l := id.links.track(raw)
+	conn := tls.Client(l, id.clientConfig(l, proto, expect))
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = l.Close() // the handshake's error says more
+		return nil, err
+	}
+	id.door.proved(sourceOf(raw.RemoteAddr()))
+	return conn, nil
 }
 
 // JoinConfig calls a swarm that we know by its pin only. The server has to show a node's certificate signed by the
@@ -83,7 +100,7 @@ func JoinConfig(pin string) (*tls.Config, error) {
 	cfg := base([]string{ProtoJoin})
 	cfg.InsecureSkipVerify = true // the pin is checked in VerifyConnection
 	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
-		if err := wantProtocol(cs, []string{ProtoJoin}); err != nil {
+		if err := wantProtocol(cs, ProtoJoin); err != nil {
 			return err
 		}
 		return verifyPinned(cs.PeerCertificates, pin)
@@ -114,21 +131,21 @@ func verifyPinned(chain []*x509.Certificate, pin string) error {
 	return nil
 }
 
-// base is what all our connections have in common. Session tickets are off: a resumed session would outlive the
-// revocation of the certificate that it began with.
+// base is what all our connections have in common. Session tickets are off and no client keeps any: a resumed session
+// would outlive the revocation of the certificate that it began with. (VerifyConnection would be asked even then.)
 func base(alpn []string) *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: slices.Clone(alpn), SessionTicketsDisabled: true}
 }
 
 // wantProtocol closes a gap in crypto/tls: a peer that sends no ALPN at all is let through by it.
-func wantProtocol(cs tls.ConnectionState, alpn []string) error {
-	if !slices.Contains(alpn, cs.NegotiatedProtocol) {
-		return fmt.Errorf("protocol %q is not served here: want one of %q", cs.NegotiatedProtocol, alpn)
+func wantProtocol(cs tls.ConnectionState, proto string) error {
+	if cs.NegotiatedProtocol != proto {
+		return fmt.Errorf("protocol %q is not served here: want %q", cs.NegotiatedProtocol, proto)
 	}
 	return nil
 }
 
-func (id *Identity) verifyPeer(cs tls.ConnectionState, expect swarm.NodeID) error {
+func (id *Identity) verifyPeer(l *link, cs tls.ConnectionState, role Role, expect swarm.NodeID) error {
 	own := id.current.Load()
 	if own == nil {
 		return ErrNotEnrolled
@@ -140,12 +157,14 @@ func (id *Identity) verifyPeer(cs tls.ConnectionState, expect swarm.NodeID) erro
 	switch {
 	case err != nil:
 		return err
-	case id.revoked(peer.Serial):
-		return fmt.Errorf("%w: serial %s of %s", ErrRevoked, peer.Serial, peer.Node)
-	case peer.Role != RoleNode:
-		return fmt.Errorf("%w: %q", ErrWrongRole, peer.Role)
+	case peer.Role != role:
+		return fmt.Errorf("%w: %s has called, or answered, where a certificate for %q is wanted", ErrWrongRole, peer, role)
 	case expect != "" && peer.Node != expect:
 		return fmt.Errorf("%w: called %s, answered by %s", ErrWrongNode, expect, peer.Node)
+	}
+	l.proven(peer) // in this order, for the reason given there
+	if err := id.refused(peer.Serial, peer); err != nil {
+		return fmt.Errorf("%w: serial %s of %s: %w", ErrRevoked, peer.Serial, peer, err)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"math/big"
 	"net/url"
 	"sync/atomic"
@@ -17,7 +18,7 @@ import (
 func TestMembersKnowEachOther(t *testing.T) {
 	ca := newCA(t, "alpha")
 	a, b := member(t, ca, Options{}), member(t, ca, Options{})
-	m := meet(t, a.ServerConfig(ProtoRaft, ProtoPeer), b.ClientConfig(ProtoPeer, a.Node()))
+	m := meet(t, a.serverConfig(nowhere(), ProtoPeer), b.clientConfig(nowhere(), ProtoPeer, a.Node()))
 	if m.client != nil || m.server != nil {
 		t.Fatalf("client %v, server %v", m.client, m.server)
 	}
@@ -29,28 +30,28 @@ func TestMembersKnowEachOther(t *testing.T) {
 func TestWrongNodeIsRefused(t *testing.T) {
 	ca := newCA(t, "alpha")
 	a, b := member(t, ca, Options{}), member(t, ca, Options{})
-	m := meet(t, a.ServerConfig(ProtoPeer), b.ClientConfig(ProtoPeer, swarm.NewNodeID()))
+	m := meet(t, a.serverConfig(nowhere(), ProtoPeer), b.clientConfig(nowhere(), ProtoPeer, swarm.NewNodeID()))
 	refusedBy(t, m.client, m.server, ErrWrongNode)
 }
 
 func TestOtherSwarmIsRefusedByBothSides(t *testing.T) {
 	a, b := member(t, newCA(t, "alpha"), Options{}), member(t, newCA(t, "beta"), Options{})
-	m := meet(t, a.ServerConfig(ProtoPeer), b.ClientConfig(ProtoPeer, ""))
+	m := meet(t, a.serverConfig(nowhere(), ProtoPeer), b.clientConfig(nowhere(), ProtoPeer, ""))
 	refusedBy(t, m.client, m.server, ErrOtherSwarm)
-	trusting := b.ClientConfig(ProtoPeer, "")
+	trusting := b.clientConfig(nowhere(), ProtoPeer, "")
 	trusting.VerifyConnection = nil // the client would take anybody
-	m = meet(t, a.ServerConfig(ProtoPeer), trusting)
+	m = meet(t, a.serverConfig(nowhere(), ProtoPeer), trusting)
 	refusedBy(t, m.server, m.client, ErrOtherSwarm)
 }
 
 // The same name proves nothing: the authority's key does.
 func TestWrongAuthorityIsRefusedByBothSides(t *testing.T) {
 	a, b := member(t, newCA(t, "alpha"), Options{}), member(t, newCA(t, "alpha"), Options{})
-	m := meet(t, a.ServerConfig(ProtoPeer), b.ClientConfig(ProtoPeer, ""))
+	m := meet(t, a.serverConfig(nowhere(), ProtoPeer), b.clientConfig(nowhere(), ProtoPeer, ""))
 	refusedBy(t, m.client, m.server, ErrNotMember)
-	trusting := b.ClientConfig(ProtoPeer, "")
+	trusting := b.clientConfig(nowhere(), ProtoPeer, "")
 	trusting.VerifyConnection = nil
-	m = meet(t, a.ServerConfig(ProtoPeer), trusting)
+	m = meet(t, a.serverConfig(nowhere(), ProtoPeer), trusting)
 	refusedBy(t, m.server, m.client, ErrNotMember)
 }
 
@@ -60,15 +61,15 @@ func TestExpiredIsRefused(t *testing.T) {
 	now := func() time.Time { return start.Add(time.Duration(clock.Load())) }
 	a, b := member(t, ca, Options{Now: now}), member(t, ca, Options{Now: now})
 	clock.Store(int64(7*24*time.Hour - time.Second))
-	if m := meet(t, a.ServerConfig(ProtoPeer), b.ClientConfig(ProtoPeer, "")); m.client != nil || m.server != nil {
+	if m := meet(t, a.serverConfig(nowhere(), ProtoPeer), b.clientConfig(nowhere(), ProtoPeer, "")); m.client != nil || m.server != nil {
 		t.Fatalf("refused in its last second: %v, %v", m.client, m.server)
 	}
 	clock.Store(int64(7*24*time.Hour + time.Second))
-	m := meet(t, a.ServerConfig(ProtoPeer), b.ClientConfig(ProtoPeer, ""))
+	m := meet(t, a.serverConfig(nowhere(), ProtoPeer), b.clientConfig(nowhere(), ProtoPeer, ""))
 	refusedBy(t, m.client, m.server, ErrExpired)
-	trusting := b.ClientConfig(ProtoPeer, "")
+	trusting := b.clientConfig(nowhere(), ProtoPeer, "")
 	trusting.VerifyConnection = nil
-	m = meet(t, a.ServerConfig(ProtoPeer), trusting)
+	m = meet(t, a.serverConfig(nowhere(), ProtoPeer), trusting)
 	refusedBy(t, m.server, m.client, ErrExpired)
 }
 
@@ -76,11 +77,11 @@ func TestExpiredIsRefused(t *testing.T) {
 func TestClockBehindDoesNotLockOut(t *testing.T) {
 	ca := newCA(t, "alpha")
 	a, b := member(t, ca, Options{}), member(t, ca, Options{Now: at(time.Unix(0, 0))})
-	m := meet(t, a.ServerConfig(ProtoPeer), b.ClientConfig(ProtoPeer, a.Node()))
+	m := meet(t, a.serverConfig(nowhere(), ProtoPeer), b.clientConfig(nowhere(), ProtoPeer, a.Node()))
 	if m.client != nil || m.server != nil {
 		t.Errorf("as client: %v, %v", m.client, m.server)
 	}
-	m = meet(t, b.ServerConfig(ProtoPeer), a.ClientConfig(ProtoPeer, b.Node()))
+	m = meet(t, b.serverConfig(nowhere(), ProtoPeer), a.clientConfig(nowhere(), ProtoPeer, b.Node()))
 	if m.client != nil || m.server != nil {
 		t.Errorf("as server: %v, %v", m.client, m.server)
 	}
@@ -89,11 +90,16 @@ func TestClockBehindDoesNotLockOut(t *testing.T) {
 func TestRevokedIsRefusedByBothSides(t *testing.T) {
 	ca := newCA(t, "alpha")
 	b := member(t, ca, Options{})
-	revoked := func(serial string) bool { return serial == b.Self().Serial }
-	a := member(t, ca, Options{Revoked: revoked})
-	m := meet(t, a.ServerConfig(ProtoPeer), b.ClientConfig(ProtoPeer, ""))
+	refused := func(serial string, p Peer) error {
+		if serial == b.Self().Serial && p == b.Self() {
+			return errors.New("evicted: stolen")
+		}
+		return nil
+	}
+	a := member(t, ca, Options{Refused: refused})
+	m := meet(t, a.serverConfig(nowhere(), ProtoPeer), b.clientConfig(nowhere(), ProtoPeer, ""))
 	refusedBy(t, m.server, m.client, ErrRevoked)
-	m = meet(t, b.ServerConfig(ProtoPeer), a.ClientConfig(ProtoPeer, ""))
+	m = meet(t, b.serverConfig(nowhere(), ProtoPeer), a.clientConfig(nowhere(), ProtoPeer, ""))
 	refusedBy(t, m.client, m.server, ErrRevoked)
 }
 
@@ -101,7 +107,7 @@ func TestNoCertificateIsRefused(t *testing.T) {
 	a := member(t, newCA(t, "alpha"), Options{})
 	bare := base([]string{ProtoPeer})
 	bare.InsecureSkipVerify = true
-	m := meet(t, a.ServerConfig(ProtoPeer), bare)
+	m := meet(t, a.serverConfig(nowhere(), ProtoPeer), bare)
 	if m.server == nil || m.client == nil || m.readByServer != 0 {
 		t.Errorf("a stranger got through: %+v", m)
 	}
@@ -115,11 +121,11 @@ func TestInstallersRoleIsRefusedAsMember(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := b.ClientConfig(ProtoPeer, "")
+	cfg := b.clientConfig(nowhere(), ProtoPeer, "")
 	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		return &tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: b.key()}, nil
 	}
-	m := meet(t, a.ServerConfig(ProtoPeer), cfg)
+	m := meet(t, a.serverConfig(nowhere(), ProtoPeer), cfg)
 	refusedBy(t, m.server, m.client, ErrWrongRole)
 }
 
@@ -134,29 +140,29 @@ func TestMemberIsNoAuthority(t *testing.T) {
 	own := b.current.Load()
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), NotBefore: start, NotAfter: start.Add(time.Hour),
-		URIs:        []*url.URL{memberURI("alpha", RoleNode, swarm.NewNodeID())},
+		URIs:        []*url.URL{Peer{Swarm: "alpha", Role: RoleNode, Node: swarm.NewNodeID()}.uri()},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, own.leaf, pub, b.key())
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := b.ClientConfig(ProtoPeer, "")
+	cfg := b.clientConfig(nowhere(), ProtoPeer, "")
 	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		return &tls.Certificate{Certificate: [][]byte{der, own.leaf.Raw, own.ca.Raw}, PrivateKey: key}, nil
 	}
-	m := meet(t, a.ServerConfig(ProtoPeer), cfg)
+	m := meet(t, a.serverConfig(nowhere(), ProtoPeer), cfg)
 	refusedBy(t, m.server, m.client, ErrNotMember)
 }
 
 func TestWrongProtocolIsRefused(t *testing.T) {
 	ca := newCA(t, "alpha")
 	a, b := member(t, ca, Options{}), member(t, ca, Options{})
-	none := b.ClientConfig(ProtoPeer, "")
+	none := b.clientConfig(nowhere(), ProtoPeer, "")
 	none.NextProtos, none.VerifyConnection = nil, nil
-	h2 := b.ClientConfig("h2", "")
-	for name, cfg := range map[string]*tls.Config{"another of ours": b.ClientConfig(ProtoRaft, ""), "h2": h2, "none at all": none} {
-		if m := meet(t, a.ServerConfig(ProtoPeer), cfg); m.server == nil || m.client == nil {
+	h2 := b.clientConfig(nowhere(), "h2", "")
+	for name, cfg := range map[string]*tls.Config{"another of ours": b.clientConfig(nowhere(), ProtoRaft, ""), "h2": h2, "none at all": none} {
+		if m := meet(t, a.serverConfig(nowhere(), ProtoPeer), cfg); m.server == nil || m.client == nil {
 			t.Errorf("%s got through: %+v", name, m)
 		}
 	}
@@ -165,9 +171,9 @@ func TestWrongProtocolIsRefused(t *testing.T) {
 func TestTLS12IsRefused(t *testing.T) {
 	ca := newCA(t, "alpha")
 	a, b := member(t, ca, Options{}), member(t, ca, Options{})
-	old := b.ClientConfig(ProtoPeer, "")
+	old := b.clientConfig(nowhere(), ProtoPeer, "")
 	old.MinVersion, old.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
-	if m := meet(t, a.ServerConfig(ProtoPeer), old); m.server == nil || m.client == nil {
+	if m := meet(t, a.serverConfig(nowhere(), ProtoPeer), old); m.server == nil || m.client == nil {
 		t.Error("TLS 1.2 got through")
 	}
 }
@@ -175,7 +181,7 @@ func TestTLS12IsRefused(t *testing.T) {
 func TestRenewedCertificateIsUsedAtOnce(t *testing.T) {
 	ca := newCA(t, "alpha")
 	a, b := member(t, ca, Options{}), member(t, ca, Options{})
-	server, client := a.ServerConfig(ProtoPeer), b.ClientConfig(ProtoPeer, a.Node())
+	server, client := a.serverConfig(nowhere(), ProtoPeer), b.clientConfig(nowhere(), ProtoPeer, a.Node())
 	for _, id := range []*Identity{a, b} {
 		before := id.Self().Serial
 		cert, serial := issue(t, ca, id, id.Node(), RoleNode, start.Add(time.Hour))
@@ -206,14 +212,14 @@ func TestJoinNeedsThePin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m := meet(t, a.JoinServerConfig(), good); m.client != nil || m.server != nil || m.readByServer != 1 {
+	if m := meet(t, a.serverConfig(nowhere(), ProtoJoin), good); m.client != nil || m.server != nil || m.readByServer != 1 {
 		t.Errorf("right pin: %+v", m)
 	}
 	bad, err := JoinConfig(other.Pin())
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := meet(t, a.JoinServerConfig(), bad)
+	m := meet(t, a.serverConfig(nowhere(), ProtoJoin), bad)
 	refusedBy(t, m.client, m.server, ErrWrongPin)
 	if m.readByServer != 0 {
 		t.Error("something was sent before the pin was checked")
@@ -233,7 +239,7 @@ func TestJoinRefusesBorrowedAuthority(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := thief.JoinServerConfig()
+	server := thief.serverConfig(nowhere(), ProtoJoin)
 	server.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		own := thief.current.Load()
 		return &tls.Certificate{Certificate: [][]byte{own.leaf.Raw, ca.cert.Raw}, PrivateKey: thief.key()}, nil
@@ -261,8 +267,8 @@ func TestUnenrolledServesAndCallsNobody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := meet(t, a.ServerConfig(ProtoPeer), blank.ClientConfig(ProtoPeer, ""))
+	m := meet(t, a.serverConfig(nowhere(), ProtoPeer), blank.clientConfig(nowhere(), ProtoPeer, ""))
 	refusedBy(t, m.client, m.server, ErrNotEnrolled)
-	m = meet(t, blank.ServerConfig(ProtoPeer), a.ClientConfig(ProtoPeer, ""))
+	m = meet(t, blank.serverConfig(nowhere(), ProtoPeer), a.clientConfig(nowhere(), ProtoPeer, ""))
 	refusedBy(t, m.server, m.client, ErrNotEnrolled)
 }

@@ -37,16 +37,27 @@ var (
 	ErrNotEnrolled = errors.New("this node has no certificate yet")
 )
 
-// uriScheme begins the names in our certificates: offshoot://<swarm>/<role>/<id>, and offshoot://<swarm> for the
-// authority itself.
+// uriScheme begins the names in our certificates: offshoot://<swarm>/<role>/<id> of nodes and installers,
+// offshoot://<swarm>/operator/<name>/<operator's role>, and offshoot://<swarm> of the authority itself.
 const uriScheme = "offshoot"
 
 // Peer is who a verified certificate says the other side is.
 type Peer struct {
 	Swarm  string       `json:"swarm"`
-	Node   swarm.NodeID `json:"node"`
 	Role   Role         `json:"role"`
+	Node   swarm.NodeID `json:"node,omitempty"` // "" if Role is RoleOperator
 	Serial string       `json:"serial"`
+
+	Operator     string `json:"operator,omitempty"`      // name; "" unless Role is RoleOperator
+	OperatorRole string `json:"operator_role,omitempty"` // OperatorView, OperatorOperate or OperatorAdmin; likewise
+}
+
+// String is "node 0123456789abcdef" or "operator alice".
+func (p Peer) String() string {
+	if p.Role == RoleOperator {
+		return string(p.Role) + " " + p.Operator
+	}
+	return string(p.Role) + " " + string(p.Node)
 }
 
 // PeerOf names the other side of a connection that was made with one of our configurations: the handshake has verified
@@ -58,8 +69,8 @@ func PeerOf(cs tls.ConnectionState) (Peer, error) {
 	return peerIn(cs.PeerCertificates[0])
 }
 
-// verify is the one place where a certificate is believed: signed by ca as a member of the named swarm, and not over at
-// now.
+// verify is the one place where a certificate is believed: signed by ca as a member or an operator of the named swarm, and
+// not over at now. What its role allows is the caller's to say.
 //
 // A certificate from the future is accepted: the authority signed it, so its NotBefore has passed for whoever issued it,
 // and it is our clock that is behind. Freshly installed machines stand in 1970 or in 2000 until someone tells them the
@@ -80,11 +91,11 @@ func verify(leaf, ca *x509.Certificate, swarmID string, now time.Time) (Peer, er
 		Roots:         roots,
 		Intermediates: x509.NewCertPool(),
 		CurrentTime:   at,
-		// Node certificates serve both ends; a certificate for one purpose only is none of ours.
+		// All of ours can call; those of nodes can answer as well, which is a question of the role.
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
-		return Peer{}, fmt.Errorf("%w: %s since %s", ErrExpired, peer.Node, leaf.NotAfter.UTC().Format(time.RFC3339))
+		return Peer{}, fmt.Errorf("%w: %s since %s", ErrExpired, peer, leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
 	if err != nil {
 		return Peer{}, fmt.Errorf("%w: %w", ErrNotMember, err)
@@ -92,26 +103,35 @@ func verify(leaf, ca *x509.Certificate, swarmID string, now time.Time) (Peer, er
 	return peer, nil
 }
 
-// peerIn reads the one name in a member's certificate, and believes nothing.
+// peerIn reads the one name in a member's or an operator's certificate, and believes nothing.
 func peerIn(leaf *x509.Certificate) (Peer, error) {
 	if leaf.IsCA || len(leaf.URIs) != 1 {
 		return Peer{}, fmt.Errorf("%w: it does not name one member", ErrNotMember)
 	}
 	u := leaf.URIs[0]
-	role, node, _ := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
-	peer := Peer{Swarm: u.Host, Role: Role(role), Node: swarm.NodeID(node), Serial: formatSerial(leaf.SerialNumber)}
-	if peer.Role.life() == 0 || checkSwarm(peer.Swarm) != nil || checkNode(peer.Node) != nil {
-		return Peer{}, fmt.Errorf("%w: its name is %q", ErrNotMember, u)
+	role, name, _ := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
+	peer := Peer{Swarm: u.Host, Role: Role(role), Serial: formatSerial(leaf.SerialNumber)}
+	valid := peer.Role.life() != 0 && checkSwarm(peer.Swarm) == nil
+	if peer.Role == RoleOperator {
+		peer.Operator, peer.OperatorRole, _ = strings.Cut(name, "/")
+		valid = valid && checkOperator(peer.Operator, peer.OperatorRole) == nil
+	} else {
+		peer.Node = swarm.NodeID(name)
+		valid = valid && checkNode(peer.Node) == nil
 	}
 	// The one spelling that we write, so that there is no second one with a query, a user or escapes in it.
-	if u.String() != memberURI(peer.Swarm, peer.Role, peer.Node).String() {
-		return Peer{}, fmt.Errorf("%w: its name is %q", ErrNotMember, u)
+	if !valid || u.String() != peer.uri().String() {
+		return Peer{}, fmt.Errorf("%w: its name is %.200q", ErrNotMember, u)
 	}
 	return peer, nil
 }
 
-func memberURI(swarmID string, role Role, node swarm.NodeID) *url.URL {
-	return &url.URL{Scheme: uriScheme, Host: swarmID, Path: "/" + string(role) + "/" + string(node)}
+func (p Peer) uri() *url.URL {
+	name := string(p.Node)
+	if p.Role == RoleOperator {
+		name = p.Operator + "/" + p.OperatorRole
+	}
+	return &url.URL{Scheme: uriScheme, Host: p.Swarm, Path: "/" + string(p.Role) + "/" + name}
 }
 
 func swarmOfCA(ca *x509.Certificate) (string, error) {

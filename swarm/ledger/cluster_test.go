@@ -31,11 +31,17 @@ type journal struct {
 	seen    map[string]int // id -> position
 	entries []string
 	twice   int // commands that came again
+	last    uint64
+	wrong   int // commands whose index was not above the one before
 }
 
-func (j *journal) Apply(_ uint64, command []byte) []byte {
+func (j *journal) Apply(index uint64, command []byte) []byte {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if index <= j.last && index > 0 {
+		j.wrong++
+	}
+	j.last = index
 	id, _, _ := strings.Cut(string(command), "=")
 	if j.seen == nil {
 		j.seen = map[string]int{}
@@ -65,7 +71,7 @@ func (j *journal) Restore(r io.Reader) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.entries, j.seen = fresh.entries, fresh.seen
+	j.entries, j.seen, j.last = fresh.entries, fresh.seen, 0
 	return nil
 }
 
@@ -140,10 +146,14 @@ func (c *cluster) options(id swarm.NodeID, dir string, timing Timing) Options {
 		Dir: dir, ID: id, Address: listener.Addr().String(), Listener: listener, Timing: timing,
 		FSM: &journal{}, Compaction: Compaction{Interval: 20 * time.Millisecond, Threshold: 1 << 20},
 		Logger: testLogger(c.t, id),
-		Dial: func(ctx context.Context, address string) (net.Conn, error) {
+		Check:  func(r io.Reader) error { return new(journal).Restore(r) },
+		Dial: func(ctx context.Context, want swarm.NodeID, address string) (net.Conn, error) {
 			to, err := c.reach(id, address)
 			if err != nil {
 				return nil, err
+			}
+			if to.id != want {
+				return nil, fmt.Errorf("node %s answers at %s, not %s", to.id, address, want)
 			}
 			conn, err := dialer.DialContext(ctx, "tcp", address)
 			if err != nil {
@@ -232,6 +242,11 @@ func (c *cluster) stop(n *testNode) {
 		if err != nil {
 			c.t.Errorf("node %s ended with %v", n.id, err)
 		}
+		n.journal.mu.Lock()
+		if n.journal.wrong > 0 {
+			c.t.Errorf("node %s: %d commands out of order, or twice", n.id, n.journal.wrong)
+		}
+		n.journal.mu.Unlock()
 	case <-time.After(10 * time.Second):
 		c.t.Errorf("node %s does not end", n.id)
 	}
@@ -298,7 +313,7 @@ func (c *cluster) propose(n *testNode, command string) string {
 }
 
 func (c *cluster) ctx() context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	c.t.Cleanup(cancel)
 	return ctx
 }
@@ -312,7 +327,8 @@ func (c *cluster) within(d time.Duration) context.Context {
 // eventually waits for a condition and tells its last error.
 func (c *cluster) eventually(what string, condition func() error) {
 	c.t.Helper()
-	deadline := time.After(10 * time.Second)
+	// raft lets a member that was away wait for up to 10 s before it tries it again (replication.go, maxFailureScale).
+	deadline := time.After(30 * time.Second)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -323,7 +339,7 @@ func (c *cluster) eventually(what string, condition func() error) {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			c.t.Fatalf("%s: not within 10 s: %v", what, err)
+			c.t.Fatalf("%s: not within 30 s: %v", what, err)
 		}
 	}
 }

@@ -15,12 +15,16 @@ import (
 
 // Pulse is what a ledger tells the ledgers of other nodes about itself. It travels over the peer API.
 type Pulse struct {
-	Term    uint64 `json:"term"`    // the newest it knows
-	Commit  uint64 `json:"commit"`  // raft index that it knows to be committed; learned from a leader, in this life
-	Applied uint64 `json:"applied"` // raft index of the last command that its state machine has seen
-	Leading bool   `json:"leading"`
+	Node    swarm.NodeID `json:"node"`
+	Term    uint64       `json:"term"`    // the newest it knows
+	Commit  uint64       `json:"commit"`  // raft index that it knows to be committed; learned from a leader, in this life
+	Applied uint64       `json:"applied"` // raft index of the last command that its state machine has seen
+	Leading bool         `json:"leading"`
 	// Confirmed is, if Leading, how long ago (nanoseconds) a majority last confirmed its term.
 	Confirmed time.Duration `json:"confirmed"`
+	// Contact is, if Hears, how long ago (nanoseconds) the leader was in office for what this node knows: LeaderContact.
+	Hears   bool          `json:"hears"`
+	Contact time.Duration `json:"contact"`
 }
 
 // Pulse is the far side of Peers.Pulse. It is cheap and never waits; all zero before Run has started raft.
@@ -30,21 +34,34 @@ func (l *Ledger) Pulse() Pulse {
 		return Pulse{}
 	}
 	// In this order: a term read first can only be too old for the claim to lead, which then is not believed.
-	p := Pulse{Term: r.CurrentTerm(), Commit: r.CommitIndex(), Applied: l.fsm.applied.Load()}
-	if r.State() == raft.Leader {
-		p.Confirmed = l.LeaderContact()
-		p.Leading = p.Confirmed != never
+	p := Pulse{Node: l.opt.ID, Term: r.CurrentTerm(), Commit: r.CommitIndex(), Applied: l.fsm.applied.Load()}
+	if contact := l.LeaderContact(); contact != never {
+		p.Hears, p.Contact = true, contact
+		if r.State() == raft.Leader {
+			p.Leading, p.Confirmed = true, contact
+		}
 	}
 	return p
+}
+
+// pulseOf asks a node, and nobody else who has its address by now: what a machine says that was installed anew must not
+// count for the voter that it was.
+func (l *Ledger) pulseOf(ctx context.Context, id swarm.NodeID, address string) (Pulse, error) {
+	p, err := l.opt.Peers.Pulse(ctx, address)
+	if err == nil && p.Node != id {
+		return Pulse{}, fmt.Errorf("node %q answers at %s", p.Node, address)
+	}
+	return p, err
 }
 
 const never = time.Duration(math.MaxInt64)
 
 // LeaderContact is how long ago this node knew for certain that the leader was in office; the largest duration if it
-// never did. On the leader: since it last asked a majority that agreed. Elsewhere: since the leader was last asked and
-// could say so, counted from what a majority had last told it. Both count from the moment of asking, so a node that was
-// paused and wakes up with old messages in its sockets is not deceived (raft's LastContact is). Time spent in system
-// suspend does not count: the kernel's monotonic clock stands still then.
+// never did. On the leader: since it last asked a majority that agreed. On members: since the leader was last asked and
+// could say so, counted from what a majority had last told it. On followers: the same, asked of the node that feeds them.
+// All count from the moment of asking, so a node that was paused and wakes up with old messages in its sockets is not
+// deceived (raft's LastContact is). Time spent in system suspend does not count: the kernel's monotonic clock stands still
+// then.
 func (l *Ledger) LeaderContact() time.Duration {
 	l.contactMu.Lock()
 	defer l.contactMu.Unlock()
@@ -64,12 +81,20 @@ func (l *Ledger) noteContact(at time.Time) {
 
 // keepContact asks again and again whether the leader is in office.
 func (l *Ledger) keepContact(ctx context.Context) {
-	ticker := time.NewTicker(l.opt.Timing.Lease / 2)
+	ticker := time.NewTicker(l.opt.Timing.Heartbeat / 4)
 	defer ticker.Stop()
+	var askedFeeder time.Time
 	for {
 		changed := l.leadership.next()
 		round, cancel := context.WithTimeout(ctx, l.opt.Timing.Election)
-		if err := l.contactOnce(round); err != nil && ctx.Err() == nil {
+		var err error
+		if feeder := l.fed.feeder(); feeder.ID == "" || l.hearsLeader() {
+			err = l.contactOnce(round)
+		} else if time.Since(askedFeeder) >= l.opt.Timing.Heartbeat { // it has hundreds like us
+			askedFeeder = time.Now()
+			err = l.contactByFeeder(round, feeder)
+		}
+		if err != nil && ctx.Err() == nil {
 			l.log.Debug("leader does not confirm its office", "error", err)
 		}
 		cancel()
@@ -96,7 +121,7 @@ func (l *Ledger) contactOnce(ctx context.Context) error {
 		l.correctAddress(ctx)
 		return nil
 	}
-	p, err := l.opt.Peers.Pulse(ctx, address)
+	p, err := l.pulseOf(ctx, id, address)
 	if err != nil {
 		return fmt.Errorf("ask leader %s at %s: %w", id, address, err)
 	}
@@ -104,6 +129,21 @@ func (l *Ledger) contactOnce(ctx context.Context) error {
 		return fmt.Errorf("ask leader %s at %s: %w", id, address, ErrNotLeader)
 	}
 	l.noteContact(asked.Add(-p.Confirmed))
+	return nil
+}
+
+// contactByFeeder asks the node that feeds this one how old its own contact is. What the feed itself says about time
+// would not do: a frame may have lain in a socket for a minute.
+func (l *Ledger) contactByFeeder(ctx context.Context, feeder peer) error {
+	asked := time.Now()
+	p, err := l.pulseOf(ctx, feeder.ID, feeder.Address)
+	if err != nil {
+		return fmt.Errorf("ask %s at %s, which feeds this node: %w", feeder.ID, feeder.Address, err)
+	}
+	if !p.Hears || p.Contact < 0 {
+		return fmt.Errorf("ask %s at %s, which feeds this node: %w", feeder.ID, feeder.Address, ErrNoLeader)
+	}
+	l.noteContact(asked.Add(-p.Contact))
 	return nil
 }
 
@@ -154,7 +194,7 @@ func (l *Ledger) majority(ctx context.Context, members []Member, check func(Puls
 			continue
 		}
 		asked.Go(func() {
-			p, err := l.opt.Peers.Pulse(ctx, m.Address)
+			p, err := l.pulseOf(ctx, m.ID, m.Address)
 			if err == nil {
 				err = check(p)
 			}
@@ -209,12 +249,16 @@ type Stats struct {
 	Contact  time.Duration
 	Snapshot uint64 // raft index of the newest snapshot, 0 if none
 	Members  []Member
+	Feeder   swarm.NodeID // which node feeds this one; "" if none does
+	Feeds    int          // how many nodes are fed from here
+	Pending  int          // requests that wait for raft; see MaxPending
 }
 
 // Stats returns figures that belong together only roughly.
 func (l *Ledger) Stats() Stats {
 	s := Stats{Applied: l.Applied(), Contact: l.LeaderContact(), Members: l.Members()}
 	s.Leader, _, _ = l.Leader()
+	s.Feeder, s.Feeds, s.Pending = l.fed.feeder().ID, l.feeds.count(), l.requests.count()
 	if r := l.current(); r != nil {
 		s.State, s.Term, s.Last, s.Commit = r.State().String(), r.CurrentTerm(), r.LastIndex(), r.CommitIndex()
 	}

@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"offshoot/swarm"
 )
 
 // distort lets a test change what a node is told by the pulses of others.
@@ -67,4 +69,20 @@ func TestLeaderIsNotConfirmedByVotersOfALaterTerm(t *testing.T) {
 	later := func(p *Pulse) { p.Term++ }
 	told.Store(&later)
 	want(t, a.Verify(c.ctx()), ErrNoQuorum)
+}
+
+func TestWhoeverElseAnswersAtAMembersAddressDoesNotCount(t *testing.T) {
+	t.Parallel()
+	there := swarm.NodeID("old")
+	l := &Ledger{opt: Options{ID: "self", Peers: Peers{Pulse: func(context.Context, string) (Pulse, error) { return Pulse{Node: there, Term: 7}, nil }}}}
+	if p, err := l.pulseOf(t.Context(), "old", "example:1"); err != nil || p.Term != 7 {
+		t.Errorf("the member itself: %+v, %v", p, err)
+	}
+	there = "new" // its machine was installed again
+	if _, err := l.pulseOf(t.Context(), "old", "example:1"); err == nil {
+		t.Error("another node speaks for the member")
+	}
+	if conn, err := l.dial(t.Context(), "example:1"); err == nil {
+		t.Errorf("calls %v, where no member is known", conn.RemoteAddr())
+	}
 }

@@ -57,7 +57,7 @@ func FuzzParseAnswer(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		index, result, err := parseAnswer(b)
-		if err == nil && !bytes.Equal(makeAnswer(outcome{index, result}), b) {
+		if err == nil && !bytes.Equal(makeAnswer(outcome{index: index, result: result}), b) {
 			t.Errorf("%x does not survive a round trip", b)
 		}
 	})

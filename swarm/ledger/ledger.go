@@ -50,13 +50,32 @@ var (
 	ErrLastVoter = errors.New("the only voter cannot lose its vote")
 	// ErrAddressTaken: another member has that address.
 	ErrAddressTaken = errors.New("address belongs to another member")
-	// ErrTooLarge: the command is larger than MaxCommand.
-	ErrTooLarge = errors.New("command is too large for the ledger")
+	// ErrTooLarge: the command is larger than MaxCommand, or the snapshot than MaxSnapshot.
+	ErrTooLarge = errors.New("too large for the ledger")
+	// ErrBusy: as much is under way here as this node can bear. Try again later, or elsewhere.
+	ErrBusy = errors.New("ledger is busy")
+	// ErrStorage: the disk cannot be written or read, or what is read cannot be carried out, so this node has to end.
+	ErrStorage = errors.New("ledger data cannot be used")
+	// ErrNoState: there is nothing here yet that could be fed to others, saved or recovered.
+	ErrNoState = errors.New("no state of a swarm is here")
+	// ErrFeed: a feed has a gap, is damaged or has fallen silent. Begin another one.
+	ErrFeed = errors.New("feed is of no use")
+	// ErrSlowReader: the reader of a feed did not keep up. It may come back, and gets a snapshot.
+	ErrSlowReader = errors.New("reader of the feed is too slow")
 )
 
-// MaxCommand bounds one command, in bytes. raft sends entries in line with what keeps followers calm, and advises to
-// stay under 512 KiB (raft.SuggestedMaxDataSize); bulk belongs to share.
-const MaxCommand = 256 << 10
+const (
+	// MaxCommand bounds one command, in bytes. raft sends entries in line with what keeps followers calm, and advises to
+	// stay under 512 KiB (raft.SuggestedMaxDataSize); bulk belongs to share.
+	MaxCommand = 256 << 10
+	// MaxSnapshot bounds a snapshot that is fed to a follower, saved or restored, in bytes: it is held in memory once.
+	MaxSnapshot = 256 << 20
+	// MaxPending bounds the commands that wait for raft on a leader. It is less than the log keeps behind a snapshot, so
+	// what a deposed leader has appended in vain never reaches further back than what its successor can send.
+	MaxPending = 1024
+	// MaxFeeds bounds the followers that one node feeds: those of its segment, and as many again whose holder is gone.
+	MaxFeeds = 512
+)
 
 // StateMachine is what the ledger replicates. Apply, Snapshot and Restore are never called at the same time, but from
 // different goroutines; only the function that Snapshot returned runs beside them.
@@ -68,48 +87,9 @@ type StateMachine interface {
 	// Snapshot captures the state as of now, quickly; the returned function writes the captured state later, while
 	// Apply goes on. An error means: no snapshot this time.
 	Snapshot() (func(w io.Writer) error, error)
-	// Restore replaces the whole state by a snapshot. After an error the node does not start, or asks again.
+	// Restore replaces the whole state by a snapshot. After an error the state is as it was; the node does not start, or
+	// asks again.
 	Restore(r io.Reader) error
-}
-
-// Peers is how a ledger talks to the ledgers of other nodes beside raft's own stream: over the peer API. Both
-// functions are called from many goroutines and must return when ctx is done.
-type Peers struct {
-	// Forward hands a command to Accept of the node at address and returns its answer unchanged. Every error is taken
-	// as "perhaps not done" and leads to another attempt; errors of the other side may be mapped to this package's own.
-	Forward func(ctx context.Context, address string, command []byte) ([]byte, error)
-	// Pulse returns what Pulse says on the node at address.
-	Pulse func(ctx context.Context, address string) (Pulse, error)
-}
-
-// Timing holds raft's periods; zero means the default. The defaults bear machines that are emulated without KVM and
-// lose the processor for a second. Heartbeat <= Election and Lease <= Heartbeat are required.
-type Timing struct {
-	Heartbeat time.Duration // a voter that hears nothing for this long asks for votes; 2 s
-	Election  time.Duration // a vote that is not decided by then starts anew; 2 s
-	Lease     time.Duration // a leader without a majority steps down after this long; 1 s
-	Commit    time.Duration // idle leaders tell their commit index this often; 50 ms
-}
-
-// Compaction says when the log is cut; zero means the default.
-type Compaction struct {
-	Interval  time.Duration // between looks at the log; 30 s
-	Threshold uint64        // entries since the last snapshot that are worth a new one; 4096
-	Trailing  uint64        // entries kept behind a snapshot for members that are a little late; 2048
-}
-
-// Options of a ledger. Everything but Timing, Compaction and Logger is required.
-type Options struct {
-	Dir        string       // data directory, this package's alone
-	ID         swarm.NodeID // this node
-	Address    string       // host:port at which the others reach Listener
-	Listener   net.Listener // incoming raft streams, already authenticated; closed by Run
-	Dial       func(ctx context.Context, address string) (net.Conn, error)
-	Peers      Peers
-	FSM        StateMachine
-	Timing     Timing
-	Compaction Compaction
-	Logger     *slog.Logger
 }
 
 // Ledger is one node's part of the replicated log. All methods may be called from any goroutine; those that need raft
@@ -131,6 +111,11 @@ type Ledger struct {
 	leadership signal
 	contactMu  sync.Mutex
 	contact    time.Time // the leader was in office then, by a round trip; zero: never
+	began      time.Time // when raft was started
+	fed        fed       // what a feed says, if there is one
+	feeds      gate      // readers that are fed from here
+	shared     shared    // the snapshot that they are fed with
+	following  atomic.Bool
 }
 
 // Open checks the options and opens (or creates) the data directory. It starts nothing. The caller calls Run, or
@@ -139,9 +124,9 @@ func Open(opt Options) (*Ledger, error) {
 	if err := opt.complete(); err != nil {
 		return nil, fmt.Errorf("open ledger: %w", err)
 	}
-	s, err := openStore(opt.Dir, opt.ID, opt.Logger)
+	s, err := openStore(opt)
 	if err != nil {
-		return nil, fmt.Errorf("open ledger in %s: %w", opt.Dir, err)
+		return nil, fmt.Errorf("open ledger in %s: %w", opt.place(), err)
 	}
 	l := &Ledger{
 		opt:      opt,
@@ -153,66 +138,8 @@ func Open(opt Options) (*Ledger, error) {
 		changing: make(chan struct{}, 1),
 	}
 	l.changing <- struct{}{}
+	l.fsm.fail = s.guard.fail
 	return l, nil
-}
-
-func (o *Options) complete() error {
-	switch {
-	case o.Dir == "":
-		return errors.New("no data directory given")
-	case o.ID == "":
-		return errors.New("no node id given")
-	case o.Listener == nil || o.Dial == nil:
-		return errors.New("no way to talk to other ledgers given: Listener and Dial are required")
-	case o.Peers.Forward == nil || o.Peers.Pulse == nil:
-		return errors.New("no peer API given: Forward and Pulse are required")
-	case o.FSM == nil:
-		return errors.New("no state machine given")
-	}
-	if host, _, err := net.SplitHostPort(o.Address); err != nil {
-		return fmt.Errorf("address %q: %w", o.Address, err)
-	} else if host == "" {
-		return fmt.Errorf("address %q: others need a host to reach this node at", o.Address)
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	setDefault(&o.Timing.Heartbeat, 2*time.Second)
-	setDefault(&o.Timing.Election, 2*time.Second)
-	setDefault(&o.Timing.Lease, time.Second)
-	setDefault(&o.Timing.Commit, 50*time.Millisecond)
-	setDefault(&o.Compaction.Interval, 30*time.Second)
-	setDefault(&o.Compaction.Threshold, 4096)
-	setDefault(&o.Compaction.Trailing, 2048)
-	conf := o.raftConfig()
-	return raft.ValidateConfig(conf)
-}
-
-func setDefault[T comparable](v *T, to T) {
-	var zero T
-	if *v == zero {
-		*v = to
-	}
-}
-
-// nudge is what the first heartbeat and election timeout are longer than asked for: see hurry.
-const nudge = time.Millisecond
-
-func (o *Options) raftConfig() *raft.Config {
-	conf := raft.DefaultConfig()
-	conf.LocalID = raft.ServerID(o.ID)
-	conf.HeartbeatTimeout = o.Timing.Heartbeat + nudge
-	conf.ElectionTimeout = o.Timing.Election + nudge
-	conf.LeaderLeaseTimeout = o.Timing.Lease
-	conf.CommitTimeout = o.Timing.Commit
-	conf.SnapshotInterval = o.Compaction.Interval
-	conf.SnapshotThreshold = o.Compaction.Threshold
-	conf.TrailingLogs = o.Compaction.Trailing
-	// A removed node stays up: whether it ends is for the node to decide, who may want to say why.
-	conf.ShutdownOnRemove = false
-	conf.NoLegacyTelemetry = true
-	conf.Logger = newRaftLogger(o.Logger)
-	return conf
 }
 
 // HasState tells whether the data directory holds a ledger to resume. Without, the node must found a swarm or be added
@@ -238,30 +165,34 @@ func (l *Ledger) Close() error {
 		return nil
 	}
 	l.stopOnce.Do(func() { close(l.stopping) })
-	return errors.Join(l.opt.Listener.Close(), l.store.close())
+	return errors.Join(l.opt.Listener.Close(), l.store.Close())
 }
 
 // Run takes part in the ledger until ctx is done. On return the stream listener, the data directory and all goroutines
-// are released. Cancelled is nil; an error means that the ledger could not start or not end in order.
+// are released. Cancelled is nil; an error means that the ledger could not start or not end in order. ErrStorage is
+// returned, without waiting for ctx, when the disk fails in a way that makes going on a danger for the others.
 func (l *Ledger) Run(ctx context.Context) error {
 	if l.running.Swap(true) {
 		return errors.New("run ledger: it ran before; a ledger runs once")
 	}
-	stream := newStream(l.opt.Address, l.opt.Listener, l.opt.Dial)
+	stream := newStream(l.opt.Address, l.opt.Listener, l.dial)
 	conf := l.opt.raftConfig()
 	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:  stream,
 		MaxPool: 3, // heartbeats, entries and votes of one peer at the same time
-		Timeout: ioTimeout,
-		Logger:  conf.Logger,
+		// One, so that raft does not pipeline: its pipeline hangs for ever, and shutdown with it, if it learns of a later
+		// term while a request waits for room (raft 1.7, replication.go: pipelineDecode ends, pipelineSend blocks).
+		MaxRPCsInFlight: 1,
+		Timeout:         ioTimeout,
+		Logger:          conf.Logger,
 	})
-	r, err := raft.NewRaft(conf, l.fsm, l.store.logs, l.store.stable, l.store.snapshots, transport)
+	r, err := l.startRaft(conf, transport)
 	if err != nil {
 		l.stopOnce.Do(func() { close(l.stopping) })
 		stream.cut()
-		return errors.Join(fmt.Errorf("start raft: %w", err), transport.Close(), stream.wait(), l.store.close())
+		return errors.Join(fmt.Errorf("start raft: %w", err), transport.Close(), stream.wait(), l.store.Close())
 	}
-	l.raft = r
+	l.raft, l.began = r, time.Now()
 	observations := make(chan raft.Observation, 1) // one is enough: it only says "look again"
 	observer := raft.NewObserver(observations, false, func(o *raft.Observation) bool {
 		switch o.Data.(type) {
@@ -275,15 +206,51 @@ func (l *Ledger) Run(ctx context.Context) error {
 	l.hurry(r)
 
 	var loops sync.WaitGroup
-	loops.Go(func() { l.keepContact(ctx) })
+	asking, stopAsking := context.WithCancel(ctx)
+	defer stopAsking()
+	loops.Go(func() { l.keepContact(asking) })
 	watching, stopWatching := context.WithCancel(context.WithoutCancel(ctx)) // until leadership is handed over
 	loops.Go(func() { l.watch(watching, observations) })
-	<-ctx.Done()
+	select {
+	case <-ctx.Done():
+	case <-l.store.guard.broken:
+		l.log.Error("ledger storage fails: this node ends", "error", l.store.guard.err)
+	}
+	stopAsking()
 	err = l.shutdown(r, stream)
 	stopWatching()
 	loops.Wait()
 	r.DeregisterObserver(observer)
-	return err
+	return errors.Join(l.store.guard.failure(), err)
+}
+
+// startRaft gives raft a goroutine to start on, which the guard may end, and takes its panics for what they are: errors.
+func (l *Ledger) startRaft(conf *raft.Config, transport raft.Transport) (r *raft.Raft, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() {
+			if p := recover(); p != nil {
+				r, err = nil, fmt.Errorf("%w: %v", ErrStorage, p)
+			}
+		}()
+		r, err = raft.NewRaft(conf, l.fsm, l.store.logs, l.store.stable, l.store.snapshots, transport)
+	}()
+	<-done
+	if failure := l.store.guard.failure(); failure != nil && r == nil {
+		err = failure
+	}
+	return r, err
+}
+
+// dial calls the member that raft's configuration has at an address.
+func (l *Ledger) dial(ctx context.Context, address string) (net.Conn, error) {
+	for _, m := range l.Members() {
+		if m.Address == address {
+			return l.opt.Dial(ctx, m.ID, address)
+		}
+	}
+	return nil, fmt.Errorf("dial %s: %w", address, ErrUnknownMember)
 }
 
 // ioTimeout bounds one exchange with a peer. Long, because an emulated machine may need seconds to sync its disk;
@@ -348,7 +315,7 @@ func (l *Ledger) shutdown(r *raft.Raft, stream *stream) error {
 	if e := stream.wait(); e != nil {
 		err = errors.Join(err, e)
 	}
-	if e := l.store.close(); e != nil {
+	if e := l.store.Close(); e != nil {
 		err = errors.Join(err, fmt.Errorf("close ledger data: %w", e))
 	}
 	l.leadership.announce()
@@ -359,7 +326,7 @@ func (l *Ledger) shutdown(r *raft.Raft, stream *stream) error {
 }
 
 func (l *Ledger) giveLeadershipAway(r *raft.Raft, bound time.Duration) {
-	if r.State() != raft.Leader {
+	if r.State() != raft.Leader || l.store.guard.failure() != nil {
 		return
 	}
 	others := 0

@@ -16,9 +16,9 @@ func TestFounderLeadsWithoutWaitingForAHeartbeat(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
 	began := time.Now()
-	a := c.node("a", Timing{}, true) // the defaults: a heartbeat timeout is 2 s to 4 s
+	a := c.node("a", Timing{Heartbeat: 5 * time.Second, Election: 5 * time.Second}, true) // a timeout is 5 s to 10 s
 	c.propose(a, "1=x")
-	if took := time.Since(began); took > 1500*time.Millisecond {
+	if took := time.Since(began); took > 3*time.Second {
 		t.Errorf("founder took %s to decide something", took)
 	}
 }
@@ -69,9 +69,10 @@ func TestLeaderMayDemoteItself(t *testing.T) {
 func TestStoppingLeaderHandsLeadershipOver(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
-	a := c.node("a", Timing{}, true) // the defaults: without handing over, b would lead after 2 s to 4 s
+	slow := Timing{Heartbeat: 3 * time.Second, Election: 3 * time.Second, Lease: 2 * time.Second}
+	a := c.node("a", slow, true) // without handing over, b would lead after 3 s to 6 s
 	c.leads(a)
-	b := c.node("b", Timing{Lease: 2 * time.Second}, false) // keeps office for as long after a is gone
+	b := c.node("b", slow, false) // keeps office for its lease after a is gone
 	c.change(func() error { return a.AddLearner(c.ctx(), "b", b.opt.Address) })
 	c.change(func() error { return a.Promote(c.ctx(), "b") })
 	c.stop(a)

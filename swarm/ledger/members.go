@@ -34,6 +34,27 @@ func (l *Ledger) Members() []Member {
 	return members
 }
 
+// memberSilence is how long a member may hear nothing from raft before it looks for a feed: so long that elections and
+// restarts of the whole swarm pass without.
+func (o *Options) memberSilence() time.Duration { return 5 * o.Timing.Heartbeat }
+
+// Member tells whether this node takes part in raft: it is in raft's configuration and hears from it, or has come up a
+// moment ago. A node that is not should Follow somebody.
+func (l *Ledger) Member() bool {
+	r := l.current()
+	if r == nil {
+		return false
+	}
+	if _, ok := find(l.Members(), l.opt.ID); !ok {
+		return false
+	}
+	heard := r.LastContact()
+	if heard.Before(l.began) {
+		heard = l.began
+	}
+	return r.State() == raft.Leader || time.Since(heard) < l.opt.memberSilence()
+}
+
 func find(members []Member, id swarm.NodeID) (Member, bool) {
 	for _, m := range members {
 		if m.ID == id {
@@ -208,7 +229,7 @@ func (l *Ledger) CaughtUp(ctx context.Context, id swarm.NodeID) error {
 	defer ticker.Stop()
 	var last error
 	for {
-		p, err := l.opt.Peers.Pulse(round, m.Address)
+		p, err := l.pulseOf(round, m.ID, m.Address)
 		switch {
 		case err == nil && p.Commit >= commit && p.Applied >= applied:
 			return nil

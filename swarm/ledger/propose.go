@@ -46,8 +46,10 @@ func (l *Ledger) Propose(ctx context.Context, command []byte) ([]byte, error) {
 		if err == nil {
 			return l.settle(ctx, answer)
 		}
-		if errors.Is(err, ErrStopped) {
-			return nil, fmt.Errorf("propose: %w", err)
+		select {
+		case <-l.stopping: // this node, that is: one that says so of itself has a successor soon
+			return nil, fmt.Errorf("propose: %w", ErrStopped)
+		default:
 		}
 		if ctx.Err() == nil || last == nil {
 			last = err // what failed before time was up says more than that time is up
@@ -123,10 +125,10 @@ func (l *Ledger) diagnose(last error) error {
 }
 
 // Accept commits a command on the leader; it is the far side of Peers.Forward. Its answer is opaque and goes back
-// unchanged. Errors: ErrNotLeader, ErrNoQuorum (leadership was lost on the way: perhaps committed, perhaps not),
-// ErrTooLarge, ErrStopped, or ctx's.
+// unchanged. Errors: ErrNotLeader, ErrNoQuorum (leadership was lost on the way: perhaps committed, perhaps not), ErrBusy
+// (at once, and certainly not committed), ErrTooLarge, ErrStopped, or ctx's.
 func (l *Ledger) Accept(ctx context.Context, command []byte) ([]byte, error) {
-	done, err := l.commit(ctx, command)
+	done, err := l.commit(ctx, raft.Log{Data: command})
 	if err != nil {
 		return nil, err
 	}
@@ -136,26 +138,32 @@ func (l *Ledger) Accept(ctx context.Context, command []byte) ([]byte, error) {
 // Commit commits a command on this leader, in one attempt, and returns the state machine's result: for decisions that may
 // not come true under a later leader. Errors are those of Accept.
 func (l *Ledger) Commit(ctx context.Context, command []byte) ([]byte, error) {
-	done, err := l.commit(ctx, command)
+	done, err := l.commit(ctx, raft.Log{Data: command})
 	return done.result, err
 }
 
-func (l *Ledger) commit(ctx context.Context, command []byte) (outcome, error) {
-	if len(command) > MaxCommand {
-		return outcome{}, fmt.Errorf("accept: %w: %d bytes, at most %d", ErrTooLarge, len(command), MaxCommand)
+func (l *Ledger) commit(ctx context.Context, entry raft.Log) (outcome, error) {
+	if len(entry.Data) > MaxCommand {
+		return outcome{}, fmt.Errorf("accept: %w: %d bytes, at most %d", ErrTooLarge, len(entry.Data), MaxCommand)
 	}
 	var done outcome
-	err := l.await(ctx, func(r *raft.Raft) error {
+	err := l.awaitOneOf(ctx, MaxPending, func(r *raft.Raft) error {
 		if r.State() != raft.Leader {
 			return raft.ErrNotLeader // a follower would say so as well, but later
 		}
-		future := r.Apply(command, ioTimeout)
+		future := r.ApplyLog(entry, ioTimeout)
 		if err := future.Error(); err != nil {
 			return err
 		}
 		done = future.Response().(outcome) // fsm.Apply returns nothing else
 		return nil
 	})
+	if err == nil && done.refused != nil {
+		return outcome{}, done.refused
+	}
+	if err == nil && done.known {
+		err = fmt.Errorf("command at %d came by a feed before it came by raft, so its result is not known here", done.index)
+	}
 	if err != nil {
 		return outcome{}, fmt.Errorf("accept: %w", err)
 	}
@@ -198,11 +206,17 @@ func (l *Ledger) ready(ctx context.Context) error {
 // await makes a request of raft and waits for its end, no longer than ctx. raft's futures cannot be abandoned, so the
 // request goes on in a goroutine that the gate knows and that shutdown waits for.
 func (l *Ledger) await(ctx context.Context, request func(*raft.Raft) error) error {
+	return l.awaitOneOf(ctx, 0, request)
+}
+
+// awaitOneOf refuses with ErrBusy if so many requests are under way already, abandoned ones among them; 0 is no bound,
+// for the few that must get through.
+func (l *Ledger) awaitOneOf(ctx context.Context, most int, request func(*raft.Raft) error) error {
 	if err := l.ready(ctx); err != nil {
 		return err
 	}
-	if !l.requests.enter() {
-		return ErrStopped
+	if err := l.requests.enter(most); err != nil {
+		return err
 	}
 	done := make(chan error, 1)
 	go func() {
@@ -233,7 +247,8 @@ func translate(err error) error {
 	}
 }
 
-// Leader returns whom this node takes for the leader, and the address that it told.
+// Leader returns whom this node takes for the leader, and the address that it told. A node that hears of none by raft
+// believes its feed, as long as the word is fresh.
 func (l *Ledger) Leader() (id swarm.NodeID, address string, ok bool) {
 	r := l.current()
 	if r == nil {
@@ -241,10 +256,14 @@ func (l *Ledger) Leader() (id swarm.NodeID, address string, ok bool) {
 	}
 	a, i := r.LeaderWithID()
 	// raft blanks its own name a moment after it stepped down.
-	if i == "" || (swarm.NodeID(i) == l.opt.ID && r.State() != raft.Leader) {
+	if i != "" && (swarm.NodeID(i) != l.opt.ID || r.State() == raft.Leader) {
+		return swarm.NodeID(i), string(a), true
+	}
+	leader, age := l.fed.word()
+	if leader.ID == "" || leader.ID == l.opt.ID || age > l.opt.wordLife() {
 		return "", "", false
 	}
-	return swarm.NodeID(i), string(a), true
+	return leader.ID, leader.Address, true
 }
 
 // IsLeader tells whether this node takes itself for the leader. It may be wrong for as long as a lease: see Verify.

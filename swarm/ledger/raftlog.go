@@ -18,24 +18,24 @@ type raftLogger struct {
 	log    *slog.Logger
 	name   string
 	args   []any
-	recent *recent
+	spoken *spoken
 }
 
 var _ hclog.Logger = (*raftLogger)(nil)
 
 func newRaftLogger(logger *slog.Logger) *raftLogger {
-	return &raftLogger{log: logger.With("from", "raft"), recent: &recent{said: map[string]time.Time{}}}
+	return &raftLogger{log: logger.With("from", "raft"), spoken: &spoken{said: map[string]time.Time{}}}
 }
 
-// recent remembers when a message was last said aloud. raft's messages are constants, so it stays small.
-type recent struct {
+// spoken remembers when a message was last said aloud. raft's messages are constants, so it stays small.
+type spoken struct {
 	mu   sync.Mutex
 	said map[string]time.Time
 }
 
 const repeatAfter = time.Minute
 
-func (r *recent) again(msg string, now time.Time) bool {
+func (r *spoken) again(msg string, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if last, ok := r.said[msg]; ok && now.Sub(last) < repeatAfter {
@@ -48,9 +48,9 @@ func (r *recent) again(msg string, now time.Time) bool {
 // level maps raft's idea of importance to ours.
 func (l *raftLogger) level(level hclog.Level, msg string) slog.Level {
 	switch {
-	case level >= hclog.Error && !l.recent.again(msg, time.Now()):
+	case level >= hclog.Error && !l.spoken.again(msg, time.Now()):
 		return slog.LevelWarn
-	case level == hclog.Warn && !l.recent.again(msg, time.Now()):
+	case level == hclog.Warn && !l.spoken.again(msg, time.Now()):
 		return slog.LevelInfo
 	default:
 		return slog.LevelDebug
@@ -93,7 +93,7 @@ func (l *raftLogger) Name() string       { return l.name }
 
 func (l *raftLogger) With(args ...any) hclog.Logger {
 	return &raftLogger{
-		log: l.log.With(args...), name: l.name, recent: l.recent,
+		log: l.log.With(args...), name: l.name, spoken: l.spoken,
 		args: append(l.args[:len(l.args):len(l.args)], args...),
 	}
 }
@@ -106,7 +106,7 @@ func (l *raftLogger) Named(name string) hclog.Logger {
 }
 
 func (l *raftLogger) ResetNamed(name string) hclog.Logger {
-	return &raftLogger{log: l.log, name: name, args: l.args, recent: l.recent}
+	return &raftLogger{log: l.log, name: name, args: l.args, spoken: l.spoken}
 }
 
 func (l *raftLogger) SetLevel(hclog.Level)  {} // the handler decides

@@ -18,6 +18,16 @@ import (
 	"offshoot/swarm"
 )
 
+// Storage is the disk of one ledger. The three parts are called by raft from several goroutines, under the contracts of
+// package raft; what is missing is raft.ErrLogNotFound in Logs and an error that reads "not found" in Stable. A write
+// that returned nil must survive a loss of power. Close is called once, after everything else.
+type Storage interface {
+	Logs() raft.LogStore
+	Stable() raft.StableStore
+	Snapshots() raft.SnapshotStore
+	Close() error
+}
+
 // The data directory:
 //
 //	format      one line: what wrote this, and for which node
@@ -33,15 +43,90 @@ const (
 	logCache      = 512
 )
 
+// store is a Storage as raft gets to see it: guarded, and with the newest entries in memory.
 type store struct {
-	bolt      *raftboltdb.BoltStore
+	Storage
+	guard     *guard
 	logs      raft.LogStore
 	stable    raft.StableStore
 	snapshots raft.SnapshotStore
 	hasState  bool
 }
 
-func openStore(dir string, id swarm.NodeID, logger *slog.Logger) (*store, error) {
+// openStore takes the storage of the options, or opens the data directory if there is none. On an error a given storage
+// stays open: it is the caller's still.
+func openStore(opt Options) (*store, error) {
+	if opt.Storage != nil {
+		return newStore(opt.Storage)
+	}
+	disk, err := openFiles(opt.Dir, opt.ID, opt.Logger)
+	if err != nil {
+		return nil, err
+	}
+	s, err := newStore(disk)
+	if err != nil {
+		return nil, errors.Join(err, disk.Close())
+	}
+	return s, nil
+}
+
+func newStore(disk Storage) (*store, error) {
+	g := newGuard()
+	s := &store{
+		Storage: disk, guard: g, stable: guardedStable{disk.Stable(), g}, snapshots: disk.Snapshots(),
+	}
+	var err error
+	if s.logs, err = raft.NewLogCache(logCache, &guardedLogs{LogStore: disk.Logs(), snapshots: disk.Snapshots(), guard: g}); err != nil {
+		return nil, fmt.Errorf("log cache: %w", err)
+	}
+	if s.hasState, err = raft.HasExistingState(disk.Logs(), disk.Stable(), disk.Snapshots()); err != nil {
+		return nil, fmt.Errorf("look for state: %w", err)
+	}
+	return s, nil
+}
+
+func (s *store) found(conf *raft.Config, address string) error {
+	if s.hasState {
+		return ErrHasState
+	}
+	err := raft.BootstrapCluster(conf, s.logs, s.stable, s.snapshots, noTransport(address), alone(conf, address))
+	if errors.Is(err, raft.ErrCantBootstrap) {
+		return ErrHasState
+	}
+	if err != nil {
+		return err
+	}
+	s.hasState = true
+	return nil
+}
+
+// noTransport is for calls that only take one for the peer lists of raft protocol 2, which we do not speak.
+func noTransport(address string) raft.Transport {
+	_, unused := raft.NewInmemTransport(raft.ServerAddress(address))
+	return unused
+}
+
+// alone is the configuration of a swarm with one voter.
+func alone(conf *raft.Config, address string) raft.Configuration {
+	return raft.Configuration{Servers: []raft.Server{{
+		Suffrage: raft.Voter, ID: conf.LocalID, Address: raft.ServerAddress(address),
+	}}}
+}
+
+// files is the Storage in a data directory.
+type files struct {
+	bolt      *raftboltdb.BoltStore
+	snapshots raft.SnapshotStore
+}
+
+var _ Storage = (*files)(nil)
+
+func (f *files) Logs() raft.LogStore           { return f.bolt }
+func (f *files) Stable() raft.StableStore      { return f.bolt }
+func (f *files) Snapshots() raft.SnapshotStore { return f.snapshots }
+func (f *files) Close() error                  { return f.bolt.Close() }
+
+func openFiles(dir string, id swarm.NodeID, logger *slog.Logger) (*files, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -58,50 +143,12 @@ func openStore(dir string, id swarm.NodeID, logger *slog.Logger) (*store, error)
 	} else if err != nil {
 		return nil, fmt.Errorf("%s: %w", logFile, err)
 	}
-	s := &store{bolt: bolt, stable: bolt}
-	if err := s.openRest(dir, logger); err != nil {
-		return nil, errors.Join(err, bolt.Close())
-	}
-	return s, nil
-}
-
-func (s *store) openRest(dir string, logger *slog.Logger) error {
-	var err error
-	if s.logs, err = raft.NewLogCache(logCache, s.bolt); err != nil {
-		return fmt.Errorf("log cache: %w", err)
-	}
-	s.snapshots, err = raft.NewFileSnapshotStoreWithLogger(dir, keepSnapshots, newRaftLogger(logger))
+	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, keepSnapshots, newRaftLogger(logger))
 	if err != nil {
-		return fmt.Errorf("snapshots: %w", err)
+		return nil, errors.Join(fmt.Errorf("snapshots: %w", err), bolt.Close())
 	}
-	if s.hasState, err = raft.HasExistingState(s.logs, s.stable, s.snapshots); err != nil {
-		return fmt.Errorf("look for state: %w", err)
-	}
-	return nil
+	return &files{bolt: bolt, snapshots: snapshots}, nil
 }
-
-func (s *store) found(conf *raft.Config, address string) error {
-	if s.hasState {
-		return ErrHasState
-	}
-	// BootstrapCluster only takes the transport for the peer lists of raft protocol 2, which we do not speak.
-	_, unused := raft.NewInmemTransport(raft.ServerAddress(address))
-	err := raft.BootstrapCluster(conf, s.logs, s.stable, s.snapshots, unused, raft.Configuration{
-		Servers: []raft.Server{{
-			Suffrage: raft.Voter, ID: conf.LocalID, Address: raft.ServerAddress(address),
-		}},
-	})
-	if errors.Is(err, raft.ErrCantBootstrap) {
-		return ErrHasState
-	}
-	if err != nil {
-		return err
-	}
-	s.hasState = true
-	return nil
-}
-
-func (s *store) close() error { return s.bolt.Close() }
 
 // claim checks that dir was written by this format for this node, and marks it so if it is new.
 func claim(dir string, id swarm.NodeID) error {
@@ -153,7 +200,11 @@ func writeDurably(path string, text []byte) error {
 	if err := os.Rename(temporary, path); err != nil {
 		return err
 	}
-	dir, err := os.Open(filepath.Dir(path))
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(path string) error {
+	dir, err := os.Open(path)
 	if err != nil {
 		return err
 	}

@@ -15,8 +15,8 @@ import (
 type stream struct {
 	address  advertised
 	listener net.Listener
-	dial     func(ctx context.Context, address string) (net.Conn, error)
-	ctx      context.Context //nolint:containedctx // the stream's own life: raft's Dial is given none; cut ends it
+	dial     func(ctx context.Context, address string) (net.Conn, error) // as who should be there
+	ctx      context.Context                                             //nolint:containedctx // the stream's own life: raft's Dial is given none; cut ends it
 	cancel   context.CancelFunc
 
 	mu    sync.Mutex

@@ -40,14 +40,24 @@ type gate struct {
 	empty  chan struct{}
 }
 
-func (g *gate) enter() bool {
+// enter refuses with ErrStopped when the gate is closed and with ErrBusy when most are inside already; 0 is no bound.
+func (g *gate) enter(most int) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed {
-		return false
+	switch {
+	case g.closed:
+		return ErrStopped
+	case most > 0 && g.inside >= most:
+		return ErrBusy
 	}
 	g.inside++
-	return true
+	return nil
+}
+
+func (g *gate) count() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.inside
 }
 
 func (g *gate) leave() {

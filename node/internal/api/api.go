@@ -1,276 +1,225 @@
-// Package api is the operator's way into a node: HTTP on a unix socket in the data directory, which only its owner can
-// reach. The command line is its client; server and client stand side by side here. It decides nothing:
-// what an operator asks for becomes a command of the ledger. Only node imports it, and hands the client to cmd.
+// Package api is the operator's way into a node: HTTP on a unix socket in the data directory, for root and the group offshoot,
+// or on the operator port, for operators with a certificate. The command line is its client; server and client stand side by
+// side here. It knows who asks and what each role may ask for, and refuses the rest; apart from that it decides nothing: what an
+// operator asks for becomes a command of the ledger, with the operator's name on it. Only node imports it, and hands the client
+// to cmd.
 package api
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"net"
 	"net/http"
-	"os"
-	"path/filepath"
-	"syscall"
+	"slices"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"offshoot/node/status"
 	"offshoot/swarm"
 )
 
-// Socket is the path of a node's operator socket.
-func Socket(dataDir string) string { return filepath.Join(dataDir, "offshoot.sock") }
-
-// Desk is what operators can ask a node for; node implements it.
+// Desk is what operators can ask a node for; node implements it. Its methods are called from many goroutines. actor says who
+// asked and from where, for the audit log. An error that matches a refusal of package swarm, or status.ErrUnsafe, or was
+// made by Refused, means that nothing was changed; after any other one nobody knows.
 type Desk interface {
 	Status(ctx context.Context) status.Status
 	// Machine returns one machine with its timeline; ok is false if it is not known.
 	Machine(mac swarm.MAC) (m status.Machine, ok bool)
 	// Why gathers the traces of a machine from every node that can be reached.
 	Why(ctx context.Context, mac swarm.MAC) []status.Trace
+	// Leases, Tickets, Operators and Audit read lists out of this node's copy of the state. Audit is in the order of time.
+	Leases() []status.Lease
+	Tickets() []status.Ticket
+	Operators() []status.Operator
+	Audit() []status.AuditEntry
+
 	// Propose writes an operator's decision down.
-	Propose(ctx context.Context, op swarm.Op) (swarm.Result, error)
+	Propose(ctx context.Context, actor string, op swarm.Op) (swarm.Result, error)
 	// Leave begins to hand everything over and to stop; it returns when that is done, or cannot be.
-	Leave(ctx context.Context) error
+	Leave(ctx context.Context, actor string) error
+	// Evict puts a node out for good: certificate revoked, gossip key changed. The caller has checked that it is safe.
+	Evict(ctx context.Context, actor string, node swarm.NodeID) error
+	// AddOperator makes a certificate with its key. The file is the secret; it is kept nowhere.
+	AddOperator(ctx context.Context, actor, name, role string) (file []byte, err error)
+	// RotateKeys begins to change the gossip key.
+	RotateKeys(ctx context.Context, actor string) error
+	// SaveSnapshot writes the whole state, secrets of the swarm included. If it errs after its first byte, what was written
+	// is worth nothing.
+	SaveSnapshot(ctx context.Context, w io.Writer) error
+	// RestoreSnapshot replaces the whole state. Garbage is refused before anything changes.
+	RestoreSnapshot(ctx context.Context, actor string, r io.Reader) error
 }
 
-// ErrUnreachable: no node answers on the socket.
-var ErrUnreachable = errors.New("no offshoot answers here")
-
-// maxBody bounds requests and answers, bytes: a status with ten thousand machines has about 4 MB.
-const maxBody = 32 << 20
-
-// ArmRequest is the body of POST /v1/machines/{mac}/arm.
-type ArmRequest struct {
-	Profile string `json:"profile,omitempty"`
-	Disk    string `json:"disk,omitempty"`
-	Wipe    bool   `json:"wipe,omitempty"`
+// Caller is who asks: proven by the kernel on the socket, by a certificate on the operator port.
+type Caller struct {
+	Name string // "root (uid 0)", "operator alice"
+	Role string // view, operate, admin (package status)
+	From string // an address, or "local socket"
 }
 
-// NameRequest is the body of POST /v1/machines/{mac}/name.
-type NameRequest struct {
-	Name string `json:"name"`
-}
+// What the audit log has room for, bytes; package swarm refuses more than both with what is between.
+const (
+	maxName = 120
+	maxFrom = 70 // an IPv6 address with zone and port fits
+)
 
-// HoldRequest is the body of POST /v1/machines/{mac}/hold.
-type HoldRequest struct {
-	Reason string `json:"reason"`
-}
+// Actor is the caller as the audit log knows it.
+func (c Caller) Actor() string { return printable(c.Name, maxName) + ", " + printable(c.From, maxFrom) }
 
-// VotersRequest is the body of POST /v1/voters.
-type VotersRequest struct {
-	Voters int `json:"voters"`
-}
-
-// Handler serves a desk.
-func Handler(d Desk) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) { answer(w, d.Status(r.Context()), nil) })
-	mux.HandleFunc("GET /v1/machines/{mac}", withMAC(func(w http.ResponseWriter, _ *http.Request, mac swarm.MAC) {
-		m, ok := d.Machine(mac)
-		if !ok {
-			http.Error(w, fmt.Sprintf("machine %s is not known: offshoot machine list", mac), http.StatusNotFound)
-			return
+// printable keeps to one line of at most so many bytes.
+func printable(s string, most int) string {
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) || r == utf8.RuneError {
+			return '?'
 		}
-		answer(w, m, nil)
-	}))
-	mux.HandleFunc("GET /v1/machines/{mac}/why", withMAC(func(w http.ResponseWriter, r *http.Request, mac swarm.MAC) {
-		answer(w, d.Why(r.Context(), mac), nil)
-	}))
-	mux.HandleFunc("POST /v1/machines/{mac}/arm", withMAC(decision(d, func(mac swarm.MAC, b ArmRequest) swarm.Op {
-		return swarm.ArmMachine{MAC: mac, Profile: b.Profile, Disk: b.Disk, Wipe: b.Wipe}
-	})))
-	mux.HandleFunc("POST /v1/machines/{mac}/name", withMAC(decision(d, func(mac swarm.MAC, b NameRequest) swarm.Op {
-		return swarm.NameMachine{MAC: mac, Name: b.Name}
-	})))
-	mux.HandleFunc("POST /v1/machines/{mac}/hold", withMAC(decision(d, func(mac swarm.MAC, b HoldRequest) swarm.Op {
-		return swarm.HoldMachine{MAC: mac, Reason: b.Reason}
-	})))
-	voters := decision(d, func(_ swarm.MAC, b VotersRequest) swarm.Op { return swarm.SetVoters{Voters: b.Voters} })
-	mux.HandleFunc("POST /v1/voters", func(w http.ResponseWriter, r *http.Request) { voters(w, r, "") })
-	mux.HandleFunc("POST /v1/leave", func(w http.ResponseWriter, r *http.Request) { answer(w, nil, d.Leave(r.Context())) })
+		return r
+	}, s)
+	for len(s) > most {
+		_, last := utf8.DecodeLastRuneInString(s)
+		s = s[:len(s)-last]
+	}
+	return s
+}
+
+// ranks orders the roles: each may do what those before it may. A role that is not here may do nothing.
+var ranks = []string{status.OperatorView, status.OperatorOperate, status.OperatorAdmin}
+
+func (c Caller) may(least string) bool {
+	has, needs := slices.Index(ranks, c.Role), slices.Index(ranks, least)
+	return has >= 0 && needs >= 0 && has >= needs
+}
+
+// ErrForbidden: the caller is known, and its role does not allow what it asked for; or it is not known.
+var ErrForbidden = errors.New("not allowed")
+
+// errBad is a request that makes no sense, errMissing one about something that is not there.
+var (
+	errBad     = errors.New("request")
+	errMissing = errors.New("not known")
+)
+
+// request is one question of a caller.
+type request struct {
+	*http.Request
+	desk   Desk
+	caller Caller
+	w      http.ResponseWriter
+}
+
+// stream is an answer that is written as it is made.
+type stream func(w io.Writer) error
+
+// route is one thing that can be asked for.
+type route struct {
+	role string // the least that may ask
+	look string // command that shows what a refusal is about: the operator's next step
+	long bool   // moves a snapshot
+	do   func(*request) (any, error)
+}
+
+// Handler serves a desk to whom who knows. An error of who is told to the caller.
+func Handler(d Desk, who func(*http.Request) (Caller, error)) http.Handler {
+	mux := http.NewServeMux()
+	for pattern, r := range routes() {
+		mux.Handle(pattern, r.handler(d, who))
+	}
 	return mux
 }
 
-func withMAC(do func(http.ResponseWriter, *http.Request, swarm.MAC)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		mac, err := swarm.ParseMAC(r.PathValue("mac"))
+// Bounds of one request: a caller that neither sends nor reads does not hold us. Long ones move a snapshot over a bad line.
+const (
+	requestTime = time.Minute
+	longTime    = time.Hour
+)
+
+func (rt route) handler(d Desk, who func(*http.Request) (Caller, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		caller, err := who(r)
 		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
+			refuse(w, http.StatusForbidden, err.Error())
 			return
 		}
-		do(w, r, mac)
-	}
-}
-
-func decision[T any](d Desk, op func(swarm.MAC, T) swarm.Op) func(http.ResponseWriter, *http.Request, swarm.MAC) {
-	return func(w http.ResponseWriter, r *http.Request, mac swarm.MAC) {
-		var body T
-		in := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
-		in.DisallowUnknownFields()
-		err := in.Decode(&body)
-		if err == nil && in.More() {
-			err = errors.New("data after the document")
-		}
-		if err != nil && !errors.Is(err, io.EOF) { // an empty body takes the defaults
-			http.Error(w, "request: "+err.Error(), http.StatusBadRequest)
+		if !caller.may(rt.role) {
+			refuse(w, http.StatusForbidden, fmt.Sprintf("%s has the role %q, and this takes %q; an admin can give you that: offshoot operator add NAME --role %s -o FILE", caller.Name, caller.Role, rt.role, rt.role))
 			return
 		}
-		result, err := d.Propose(r.Context(), op(mac, body))
-		if err == nil && result.Err() != nil {
-			http.Error(w, result.Err().Error(), http.StatusConflict)
+		bound := requestTime
+		if rt.long {
+			bound = longTime
+		}
+		// Not every writer has deadlines: those of tests have none.
+		control, until := http.NewResponseController(w), time.Now().Add(bound)
+		_, _ = control.SetReadDeadline(until), control.SetWriteDeadline(until)
+		value, err := rt.do(&request{r, d, caller, w})
+		if err != nil {
+			rt.fail(w, err)
 			return
 		}
-		answer(w, result.Value, err)
-	}
-}
-
-func answer(w http.ResponseWriter, value any, err error) {
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(value) // the operator has gone: nothing to be done
-}
-
-// maxSocketPath is what fits into a sockaddr_un with its final zero (unix(7)), bytes.
-const maxSocketPath = 107
-
-// Serve answers on the node's socket until ctx ends.
-func Serve(ctx context.Context, dataDir string, h http.Handler) error {
-	path := Socket(dataDir)
-	if len(path) > maxSocketPath {
-		return fmt.Errorf("the operator socket %s has a path of %d bytes, sockets can have %d: choose a shorter --data-dir", path, len(path), maxSocketPath)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove the old operator socket: %w", err) // we hold the directory's lock: it is a dead one
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return fmt.Errorf("open the operator socket: %w", err)
-	}
-	if err := os.Chmod(path, 0o660); err != nil {
-		return errors.Join(fmt.Errorf("open the operator socket: %w", err), l.Close())
-	}
-	server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
-	stopped := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(stopped)
-		// Asked "leave", the answer goes out after the rest of the node has stopped: give it a moment.
-		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		if err := server.Shutdown(bounded); err != nil {
-			_ = server.Close()
+		if write, ok := value.(stream); ok {
+			rt.pour(w, write)
+			return
 		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(value) // the operator has gone: nothing to be done
 	})
-	err = server.Serve(l)
-	if !stop() {
-		<-stopped
+}
+
+// pour writes a stream. After its first byte an error can only be told by breaking off, which the client notices.
+func (rt route) pour(w http.ResponseWriter, write stream) {
+	counted := &counter{w: w}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	switch err := write(counted); {
+	case err == nil:
+	case counted.n == 0:
+		rt.fail(w, err)
+	default:
+		panic(http.ErrAbortHandler) // net/http's own way to say so
 	}
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
 }
 
-// Client asks a node.
-type Client struct {
-	http *http.Client
-	path string
+type counter struct {
+	w io.Writer
+	n int64
 }
 
-// NewClient makes a client of the node with this data directory.
-func NewClient(dataDir string) *Client {
-	path := Socket(dataDir)
-	return &Client{path: path, http: &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", path)
-		},
-	}}}
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
 }
 
-// Status asks for the status document.
-func (c *Client) Status(ctx context.Context) (status.Status, error) {
-	var s status.Status
-	err := c.call(ctx, "GET", "/v1/status", nil, &s)
-	return s, err
+// refusals are what the state answers when it changes nothing.
+var refusals = []error{
+	swarm.ErrNotFound, swarm.ErrNotHolder, swarm.ErrAddressTaken, swarm.ErrTicket, swarm.ErrTicketUsed, swarm.ErrNotArmed,
+	swarm.ErrConflict, swarm.ErrFull, swarm.ErrInvalid, errRefused,
 }
 
-// Machine asks for one machine with its timeline.
-func (c *Client) Machine(ctx context.Context, mac swarm.MAC) (status.Machine, error) {
-	var m status.Machine
-	err := c.call(ctx, "GET", "/v1/machines/"+string(mac), nil, &m)
-	return m, err
-}
+// errRefused marks a result of the ledger that is a refusal of no known kind: of a newer leader, perhaps.
+var errRefused = errors.New("refused")
 
-// Why asks what every node saw of a machine.
-func (c *Client) Why(ctx context.Context, mac swarm.MAC) ([]status.Trace, error) {
-	var t []status.Trace
-	err := c.call(ctx, "GET", "/v1/machines/"+string(mac)+"/why", nil, &t)
-	return t, err
-}
-
-// Arm makes the next network boot of a machine an install.
-func (c *Client) Arm(ctx context.Context, mac swarm.MAC, r ArmRequest) error {
-	return c.call(ctx, "POST", "/v1/machines/"+string(mac)+"/arm", r, nil)
-}
-
-// Name gives a machine its name.
-func (c *Client) Name(ctx context.Context, mac swarm.MAC, name string) error {
-	return c.call(ctx, "POST", "/v1/machines/"+string(mac)+"/name", NameRequest{name}, nil)
-}
-
-// Hold stops everything that is done to a machine.
-func (c *Client) Hold(ctx context.Context, mac swarm.MAC, reason string) error {
-	return c.call(ctx, "POST", "/v1/machines/"+string(mac)+"/hold", HoldRequest{reason}, nil)
-}
-
-// SetVoters changes how many nodes at most vote.
-func (c *Client) SetVoters(ctx context.Context, n int) error {
-	return c.call(ctx, "POST", "/v1/voters", VotersRequest{n}, nil)
-}
-
-// Leave makes the node hand everything over and stop.
-func (c *Client) Leave(ctx context.Context) error { return c.call(ctx, "POST", "/v1/leave", nil, nil) }
-
-func (c *Client) call(ctx context.Context, method, path string, body, into any) error {
-	var in io.Reader
-	if body != nil {
-		data, err := json.Marshal(body)
-		if err != nil {
-			return err
-		}
-		in = bytes.NewReader(data)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://offshoot"+path, in)
-	if err != nil {
-		return err
-	}
-	resp, err := c.http.Do(req)
+// fail answers an error, with the next step where the error does not say one.
+func (rt route) fail(w http.ResponseWriter, err error) {
+	code, text := http.StatusServiceUnavailable, err.Error()
 	switch {
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w: %s may not be opened: use sudo", ErrUnreachable, c.path)
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%w: nothing listens on %s. Is it running (systemctl status offshoot)? Was it started with another --data-dir?", ErrUnreachable, c.path)
-	case err != nil:
-		return err
+	case errors.Is(err, errBad):
+		code = http.StatusBadRequest
+	case errors.Is(err, errMissing):
+		code = http.StatusNotFound
+	case errors.Is(err, status.ErrUnsafe):
+		code = http.StatusPreconditionFailed
+	case slices.ContainsFunc(refusals, func(is error) bool { return errors.Is(err, is) }):
+		code = http.StatusConflict
+		if rt.look != "" {
+			text += "; see: " + rt.look
+		}
+	default:
+		text += "; see: offshoot swarm status"
 	}
-	defer func() { _ = resp.Body.Close() }()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
-	if err != nil {
-		return fmt.Errorf("read the node's answer: %w", err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return errors.New(string(bytes.TrimSpace(data)))
-	}
-	if into == nil {
-		return nil
-	}
-	return json.Unmarshal(data, into)
+	refuse(w, code, text)
 }
+
+func refuse(w http.ResponseWriter, code int, text string) { http.Error(w, text, code) }

@@ -39,7 +39,7 @@ func Classify(p *dhcpv4.DHCPv4) (Client, error) {
 	if p.HWType != iana.HWTypeEthernet || len(p.ClientHWAddr) != 6 {
 		return Client{}, fmt.Errorf("hardware type %d with %d address bytes is not Ethernet", p.HWType, len(p.ClientHWAddr))
 	}
-	if p.ClientHWAddr[0]&1 != 0 || p.ClientHWAddr.String() == "00:00:00:00:00:00" {
+	if p.ClientHWAddr[0]&1 != 0 || [6]byte(p.ClientHWAddr) == [6]byte{} {
 		return Client{}, fmt.Errorf("%s cannot be the address of a machine", p.ClientHWAddr)
 	}
 	c := Client{
@@ -87,6 +87,14 @@ func classOf(p *dhcpv4.DHCPv4) boot.Class {
 		return boot.HTTPBoot
 	}
 	return boot.Ordinary
+}
+
+// asked is the address that a REQUEST is about. Some firmware that has just been offered one names it in ciaddr.
+func (c Client) asked() netip.Addr {
+	if c.Requested.IsValid() {
+		return c.Requested
+	}
+	return c.Current
 }
 
 // optionEtherboot is the encapsulated option that only iPXE sends and reads (ipxe.org/howto/dhcpd).

@@ -21,15 +21,18 @@ type Offer struct {
 
 // View is what is known about the sender of a packet when it is decided upon.
 type View struct {
-	Duty      DutyState
-	Unicast   bool       // the packet was sent to our address, not to everyone
-	Binding   *Binding   // committed, expired or not; nil: none, or one that someone else has been offered meanwhile
-	Offer     *Offer     // pending; nil: none
-	Candidate netip.Addr // an address reserved for this packet; invalid: none was needed, or none could be had
-	Trouble   string     // why none could be had
-	Exhausted bool       // because none is left
-	Fetches   int        // boot programs given to this machine within the last minute, without iPXE asking afterwards
-	NewNonce  string     // to use if a new boot begins with this packet
+	Duty    DutyState
+	Unicast bool     // the packet was sent to our address, not to everyone
+	Binding *Binding // committed, expired or not; nil: none, or one that someone else has been offered meanwhile
+	// BindingKept says that an operator keeps the binding's address for another machine.
+	BindingKept bool
+	Reserved    netip.Addr // what an operator keeps for this machine; invalid: nothing
+	Offer       *Offer     // pending; nil: none
+	Candidate   netip.Addr // an address reserved for this packet; invalid: none was needed, or none could be had
+	Trouble     string     // why none could be had
+	Exhausted   bool       // because none is left
+	Fetches     int        // boot programs given to this machine within the last minute, without iPXE asking afterwards
+	NewNonce    string     // to use if a new boot begins with this packet
 }
 
 // Plan is what to do about one packet: commit, forget, then send, in this order; a step that fails ends it.
@@ -58,34 +61,64 @@ type Destination struct {
 // chainLoop is how many boot programs within a minute, without iPXE asking in between, are a loop.
 const chainLoop = 3
 
-// needsAddress tells whether an address must be reserved before Decide can answer.
-func needsAddress(c Client, v View, cfg Config) bool {
-	if v.Duty != Full || v.Binding != nil || v.Offer != nil || servable(c, cfg) != "" {
-		return false
+// own is the binding that the machine may go on with. What an operator keeps for one machine goes before it, but not before
+// an address without an end: that is a node's own.
+func (v *View) own() *Binding {
+	b := v.Binding
+	if b == nil || b.Expires.IsZero() {
+		return b
+	}
+	if v.BindingKept || v.Reserved.IsValid() && v.Reserved != b.Addr {
+		return nil
+	}
+	return b
+}
+
+// pending is the offer that the machine may take up.
+func (v *View) pending() *Offer {
+	if v.Offer != nil && v.Reserved.IsValid() && v.Reserved != v.Offer.Addr && v.own() == nil {
+		return nil
+	}
+	return v.Offer
+}
+
+// needsAddress tells whether an address must be found before Decide can answer, and which: an invalid one is any.
+func needsAddress(c Client, v View, cfg *Config) (netip.Addr, bool) {
+	if v.Duty != Full || v.own() != nil || v.pending() != nil || servable(c, cfg) != "" {
+		return netip.Addr{}, false
 	}
 	switch c.Message {
 	case dhcpv4.MessageTypeDiscover:
-		return true
+		switch {
+		case v.Reserved.IsValid():
+			return v.Reserved, true
+		case cfg.inPool(c.Requested):
+			return c.Requested, true
+		}
+		return netip.Addr{}, true
 	case dhcpv4.MessageTypeRequest:
+		asked := c.asked()
+		if v.Reserved.IsValid() {
+			return asked, asked == v.Reserved && (!c.ServerID.IsValid() || c.ServerID == serverID(c, cfg))
+		}
 		// We restarted, or took over, between OFFER and REQUEST.
-		return c.ServerID.IsValid() && c.ServerID == serverID(c, cfg) && cfg.inPool(c.Requested)
-	default:
-		return false
+		return asked, c.ServerID.IsValid() && c.ServerID == serverID(c, cfg) && cfg.inPool(asked)
 	}
+	return netip.Addr{}, false
 }
 
 // Decide chooses the answer to a packet of which Classify made c. Pure; docs/booting.md and RFC 2131 section 4.3 are its
 // specification.
 func Decide(now time.Time, p *dhcpv4.DHCPv4, c Client, v View, cfg Config) Plan {
 	cfg = cfg.withDefaults()
-	d := decision{now: now, p: p, c: c, v: v, cfg: cfg}
+	d := decision{now: now, p: p, c: c, v: v, cfg: &cfg}
 	switch {
 	case v.Duty == None:
 		return silence("this node does not hold duty on the segment")
 	case v.Duty == RenewOnly:
 		return d.renewOnly()
 	}
-	if why := servable(c, cfg); why != "" {
+	if why := servable(c, &cfg); why != "" {
 		return silence("%s", why)
 	}
 	// RFC 3004: each user class is preceded by its length.
@@ -109,7 +142,7 @@ func Decide(now time.Time, p *dhcpv4.DHCPv4, c Client, v View, cfg Config) Plan 
 }
 
 // servable tells why a client gets nothing whatever it says; "": it is one of ours.
-func servable(c Client, cfg Config) string {
+func servable(c Client, cfg *Config) string {
 	link := c.Relay
 	if c.LinkSelection.IsValid() {
 		link = c.LinkSelection
@@ -136,7 +169,7 @@ type decision struct {
 	p   *dhcpv4.DHCPv4
 	c   Client
 	v   View
-	cfg Config
+	cfg *Config
 }
 
 func silence(format string, args ...any) Plan { return Plan{Reason: fmt.Sprintf(format, args...)} }
@@ -145,9 +178,9 @@ func silence(format string, args ...any) Plan { return Plan{Reason: fmt.Sprintf(
 func (d decision) discover() Plan {
 	addr, nonce := d.v.Candidate, d.nonce()
 	switch {
-	case d.v.Binding != nil:
+	case d.v.own() != nil:
 		addr = d.v.Binding.Addr
-	case d.v.Offer != nil:
+	case d.v.pending() != nil:
 		addr = d.v.Offer.Addr
 	}
 	if !addr.IsValid() {
@@ -187,15 +220,12 @@ func (d decision) selecting() Plan {
 		plan.DropOffer = true
 		return plan
 	}
-	wanted := d.c.Requested
-	if !wanted.IsValid() {
-		wanted = d.c.Current // some firmware names the address there
-	}
+	wanted := d.c.asked()
 	var ours netip.Addr
 	switch {
-	case d.v.Offer != nil:
+	case d.v.pending() != nil:
 		ours = d.v.Offer.Addr
-	case d.v.Binding != nil:
+	case d.v.own() != nil:
 		ours = d.v.Binding.Addr
 	default:
 		ours = d.v.Candidate
@@ -211,10 +241,10 @@ func (d decision) initReboot() Plan {
 	switch {
 	case !d.cfg.Subnet.Contains(wanted):
 		return d.nak(fmt.Sprintf("%s is an address of another network", wanted))
-	case d.v.Binding != nil && d.v.Binding.Addr == wanted:
+	case d.mayHave(wanted):
 		return d.bind(wanted)
-	case d.v.Binding != nil:
-		return d.nak(fmt.Sprintf("asks for %s, but has %s", wanted, d.v.Binding.Addr))
+	case d.mayNotHave(wanted) != "":
+		return d.nak(fmt.Sprintf("asks for %s, but %s", wanted, d.mayNotHave(wanted)))
 	case d.cfg.Authoritative:
 		return d.nak(fmt.Sprintf("nothing is known of its %s", wanted))
 	default:
@@ -227,15 +257,42 @@ func (d decision) renewing() Plan {
 	switch {
 	case !d.cfg.Subnet.Contains(current):
 		return d.nak(fmt.Sprintf("%s is an address of another network", current))
-	case d.v.Binding != nil && d.v.Binding.Addr == current:
+	case d.mayHave(current):
 		return d.bind(current)
-	case d.v.Binding != nil:
-		return d.nak(fmt.Sprintf("renews %s, but has %s", current, d.v.Binding.Addr))
+	case d.mayNotHave(current) != "":
+		return d.nak(fmt.Sprintf("renews %s, but %s", current, d.mayNotHave(current)))
 	case d.cfg.Authoritative || d.v.Unicast:
 		return d.nak(fmt.Sprintf("renews %s, of which nothing is known", current))
 	default:
 		return silence("renews %s, of which nothing is known here: another server may know", current)
 	}
+}
+
+// mayHave tells whether the machine may go on with an address that it says it has.
+func (d decision) mayHave(addr netip.Addr) bool {
+	if b := d.v.own(); b != nil {
+		return b.Addr == addr
+	}
+	if o := d.v.pending(); o != nil && o.Addr == addr && d.v.Reserved == addr {
+		return true
+	}
+	return d.v.Reserved == addr && d.v.Candidate == addr
+}
+
+// mayNotHave tells what we know that speaks against an address; "": nothing is known.
+func (d decision) mayNotHave(addr netip.Addr) string {
+	b := d.v.own()
+	switch {
+	case b != nil:
+		return fmt.Sprintf("has %s", b.Addr)
+	case d.v.Reserved == addr:
+		return d.v.Trouble
+	case d.v.Reserved.IsValid():
+		return fmt.Sprintf("%s is kept for it", d.v.Reserved)
+	case d.v.BindingKept:
+		return fmt.Sprintf("%s is kept for another machine", d.v.Binding.Addr)
+	}
+	return ""
 }
 
 // renewOnly answers with what is left of a committed binding, and to no one who did not ask this server by its address:
@@ -395,9 +452,13 @@ func classOfBinding(c boot.Class) string {
 }
 
 // serverID is how we call ourselves towards this client: a relay may want to stand for us (RFC 5107).
-func serverID(c Client, cfg Config) netip.Addr {
+func serverID(c Client, cfg *Config) netip.Addr {
 	if c.ServerIDAs.IsValid() {
 		return c.ServerIDAs
+	}
+	// It chose the offer of whoever held this duty a moment ago. Firmware takes an ACK from nobody else.
+	if c.Message == dhcpv4.MessageTypeRequest && c.ServerID.IsValid() && cfg.Former != nil && cfg.Former(c.ServerID) {
+		return c.ServerID
 	}
 	return cfg.Server
 }

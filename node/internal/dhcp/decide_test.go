@@ -1,7 +1,6 @@
 package dhcp
 
 import (
-	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -25,7 +24,7 @@ func ask(t testing.TB, m dhcpv4.MessageType, mods ...mod) (*dhcpv4.DHCPv4, Clien
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, c, err := decode(p.ToBytes())
+	c, err := decode(p.ToBytes(), p)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +101,7 @@ func TestWhatIsNoClientIsRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := decode(p.ToBytes()); err == nil {
+		if _, err := decode(p.ToBytes(), p); err == nil {
 			t.Errorf("%s is taken for a client", name)
 		}
 	}
@@ -320,55 +319,29 @@ func TestDestinations(t *testing.T) {
 	}
 }
 
-func TestPoolChoice(t *testing.T) {
+func TestAddressesThatCanBeNoMachinesAreLeftOut(t *testing.T) {
 	cfg := testConfig()
-	none := func(netip.Addr) use { return free }
-	first, ok := choose("52:54:00:00:00:01", netip.Addr{}, cfg, none)
-	if again, _ := choose("52:54:00:00:00:01", netip.Addr{}, cfg, none); !ok || again != first {
-		t.Errorf("one MAC, two choices: %s, %s", first, again)
-	}
-	next, _ := choose("52:54:00:00:00:01", netip.Addr{}, cfg, func(a netip.Addr) use {
-		if a == first {
-			return taken
+	cfg.Router = netip.MustParseAddr("192.168.42.2")
+	cfg.Pools = []Range{{netip.MustParseAddr("192.168.42.0"), netip.MustParseAddr("192.168.42.9")}, {addr17, netip.MustParseAddr("192.168.42.255")}}
+	for addr, want := range map[string]bool{
+		"192.168.42.0": false, "192.168.42.1": false, "192.168.42.2": false, "192.168.42.3": true, "192.168.42.9": true, "192.168.42.10": false,
+		"192.168.42.17": true, "192.168.42.254": true, "192.168.42.255": false, "10.0.0.1": false,
+	} {
+		if got := cfg.inPool(netip.MustParseAddr(addr)); got != want {
+			t.Errorf("%s: %v", addr, got)
 		}
-		return free
-	})
-	if next != first.Next() {
-		t.Errorf("after %s comes %s", first, next)
 	}
-	wish := netip.MustParseAddr("192.168.42.99")
-	if got, _ := choose("52:54:00:00:00:01", wish, cfg, none); got != wish {
-		t.Errorf("a free wish was not granted: %s", got)
-	}
-	if got, _ := choose("52:54:00:00:00:01", server, cfg, none); got == server {
-		t.Error("our own address was given away")
-	}
-	old := netip.MustParseAddr("192.168.42.77")
-	got, ok := choose("52:54:00:00:00:01", netip.Addr{}, cfg, func(a netip.Addr) use {
-		if a == old {
-			return expired
-		}
-		return taken
-	})
-	if !ok || got != old {
-		t.Errorf("a full pool gave %s, want the expired %s", got, old)
-	}
-	if _, ok := choose("52:54:00:00:00:01", wish, cfg, func(netip.Addr) use { return taken }); ok {
-		t.Error("an exhausted pool gave an address")
-	}
-	cfg.First, cfg.Last = netip.MustParseAddr("192.168.42.0"), netip.MustParseAddr("192.168.42.255")
-	for i := range 300 {
-		a, _ := choose(swarm.MAC(fmt.Sprint(i)), netip.Addr{}, cfg, none)
-		if a == server || a == netip.MustParseAddr("192.168.42.0") || a == netip.MustParseAddr("192.168.42.255") {
-			t.Errorf("%s is no machine's address", a)
-		}
+	last := cfg.nth(cfg.poolSize() - 1)
+	if cfg.nth(9).String() != "192.168.42.9" || cfg.nth(10) != addr17 || last.String() != "192.168.42.255" || cfg.nth(cfg.poolSize()).IsValid() {
+		t.Errorf("places 9, 10 and the last are %s, %s, %s", cfg.nth(9), cfg.nth(10), last)
 	}
 }
 
 func TestFirmwareFamiliesAreAllDecided(t *testing.T) {
+	cfg := testConfig()
 	for fw := boot.Unknown; fw <= boot.EFIarm64; fw++ {
 		_, served := boot.Program(fw)
-		if why := servable(Client{Class: boot.PXE, Firmware: fw, Message: discover}, testConfig()); (why == "") != served {
+		if why := servable(Client{Class: boot.PXE, Firmware: fw, Message: discover}, &cfg); (why == "") != served {
 			t.Errorf("%s: %q", fw, why)
 		}
 	}

@@ -3,6 +3,7 @@ package dhcp
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,7 +17,6 @@ type desk struct {
 	offers  map[swarm.MAC]Offer
 	addrs   map[netip.Addr]swarm.MAC // the same offers by address
 	fetches map[swarm.MAC][]time.Time
-	swept   time.Time
 }
 
 func newDesk() *desk {
@@ -50,17 +50,44 @@ func (d *desk) otherHas(now time.Time, addr netip.Addr, mac swarm.MAC) bool {
 	return ok && other != mac && now.Before(d.offers[other].Until)
 }
 
-// reserve keeps an address for mac while it is probed, so that two machines that ask at once get two addresses.
-func (d *desk) reserve(now time.Time, mac swarm.MAC, wanted netip.Addr, cfg Config, useOf func(netip.Addr) use) (netip.Addr, bool) {
+// promise keeps an address for mac until its packet is answered, so that two machines that ask at once get two addresses.
+// False: another machine has been promised it.
+func (d *desk) promise(now time.Time, mac swarm.MAC, addr netip.Addr) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.sweep(now)
-	addr, ok := choose(mac, wanted, cfg, func(a netip.Addr) use {
-		if d.otherHas(now, a, mac) {
-			return taken
+	if d.otherHas(now, addr, mac) {
+		return false
+	}
+	d.set(mac, Offer{Addr: addr, Until: now.Add(offerTime)})
+	return true
+}
+
+// Offers that nobody requests are taken back when no address is left: a machine that wants its offer asks within seconds,
+// one that invents MAC addresses never does.
+const (
+	patience = 5 * time.Second // firmware collects offers for 4 s before it chooses one
+	looks    = 256             // bounds the search
+)
+
+// takeBack gives mac the address of an old offer, of those that it looks at the oldest.
+func (d *desk) takeBack(now time.Time, mac swarm.MAC, accept func(netip.Addr) bool) (netip.Addr, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var oldest swarm.MAC
+	until := now.Add(offerTime - patience)
+	seen := 0
+	for other, o := range d.offers {
+		if seen++; seen > looks {
+			break
 		}
-		return useOf(a)
-	})
+		if other != mac && o.Until.Before(until) && accept(o.Addr) {
+			oldest, until = other, o.Until
+		}
+	}
+	if oldest == "" {
+		return netip.Addr{}, false
+	}
+	addr, ok := d.remove(oldest)
 	if ok {
 		d.set(mac, Offer{Addr: addr, Until: now.Add(offerTime)})
 	}
@@ -78,19 +105,24 @@ func (d *desk) set(mac swarm.MAC, o Offer) {
 	d.offers[mac], d.addrs[o.Addr] = o, mac
 }
 
-func (d *desk) drop(mac swarm.MAC) {
+// drop forgets the offer of mac, and returns its address if nobody has been promised that now.
+func (d *desk) drop(mac swarm.MAC) (netip.Addr, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.remove(mac)
+	return d.remove(mac)
 }
 
-func (d *desk) remove(mac swarm.MAC) {
-	if old, ok := d.offers[mac]; ok {
-		delete(d.offers, mac)
-		if d.addrs[old.Addr] == mac {
-			delete(d.addrs, old.Addr)
-		}
+func (d *desk) remove(mac swarm.MAC) (netip.Addr, bool) {
+	old, ok := d.offers[mac]
+	if !ok {
+		return netip.Addr{}, false
 	}
+	delete(d.offers, mac)
+	if d.addrs[old.Addr] != mac {
+		return netip.Addr{}, false
+	}
+	delete(d.addrs, old.Addr)
+	return old.Addr, true
 }
 
 // fetchWindow is the time in which chainLoop boot programs are a loop.
@@ -130,17 +162,17 @@ func (d *desk) recent(now time.Time, mac swarm.MAC) []time.Time {
 	return out
 }
 
-// sweepEvery bounds how much old entries cost: nothing is wrong with them, they are ignored.
-const sweepEvery = 10 * time.Second
-
-func (d *desk) sweep(now time.Time) {
-	if now.Sub(d.swept) < sweepEvery {
-		return
-	}
-	d.swept = now
+// sweep forgets what is over, and returns the addresses whose offers are. Nothing is wrong with old entries, they are ignored:
+// it only bounds how many there are.
+func (d *desk) sweep(now time.Time) (over []netip.Addr) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	for mac, o := range d.offers {
-		if !now.Before(o.Until) {
-			d.remove(mac)
+		if now.Before(o.Until) {
+			continue
+		}
+		if addr, ok := d.remove(mac); ok {
+			over = append(over, addr)
 		}
 	}
 	for mac := range d.fetches {
@@ -148,52 +180,66 @@ func (d *desk) sweep(now time.Time) {
 			delete(d.fetches, mac)
 		}
 	}
+	return over
 }
 
-// turns lets one packet of a machine be handled at a time, in order to give one exchange one nonce.
+// turns lets one packet of a machine be handled at a time, in order to give one exchange one nonce. Safe for concurrent use.
 type turns struct {
 	mu   sync.Mutex
-	open map[swarm.MAC]*turn
-}
-
-type turn struct {
-	token chan struct{}
-	users int
+	busy map[swarm.MAC][]chan struct{} // machines of which a packet is in work; those that wait, each for its channel to be closed
 }
 
 // maxWaiting is how many packets of one machine may wait for the one being handled. A client repeats itself every few
 // seconds; more than that are noise, and must not use up the room of other machines.
 const maxWaiting = 4
 
-// take waits for the turn of mac. False: too many wait already, or ctx ended.
-func (t *turns) take(ctx context.Context, mac swarm.MAC) (done func(), ok bool) {
+// take waits for the turn of mac, which done ends. False: too many wait already, or ctx ended.
+func (t *turns) take(ctx context.Context, mac swarm.MAC) bool {
 	t.mu.Lock()
-	if t.open == nil {
-		t.open = make(map[swarm.MAC]*turn)
+	if t.busy == nil {
+		t.busy = make(map[swarm.MAC][]chan struct{})
 	}
-	mine := t.open[mac]
-	if mine == nil {
-		mine = &turn{token: make(chan struct{}, 1)}
-		t.open[mac] = mine
-	}
-	if mine.users > maxWaiting {
+	waiting, busy := t.busy[mac]
+	if !busy {
+		t.busy[mac] = nil
 		t.mu.Unlock()
-		return nil, false
+		return true
 	}
-	mine.users++
+	if len(waiting) >= maxWaiting {
+		t.mu.Unlock()
+		return false
+	}
+	mine := make(chan struct{})
+	t.busy[mac] = append(waiting, mine)
 	t.mu.Unlock()
-	leave := func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if mine.users--; mine.users == 0 {
-			delete(t.open, mac)
-		}
-	}
 	select {
-	case mine.token <- struct{}{}:
-		return func() { <-mine.token; leave() }, true
+	case <-mine:
+		return true
 	case <-ctx.Done():
-		leave()
-		return nil, false
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if i := slices.Index(t.busy[mac], mine); i >= 0 {
+		t.busy[mac] = slices.Delete(t.busy[mac], i, i+1)
+	} else {
+		t.pass(mac) // it has come meanwhile
+	}
+	return false
+}
+
+// done ends a turn of mac.
+func (t *turns) done(mac swarm.MAC) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pass(mac)
+}
+
+func (t *turns) pass(mac swarm.MAC) {
+	waiting := t.busy[mac]
+	if len(waiting) == 0 {
+		delete(t.busy, mac)
+		return
+	}
+	close(waiting[0])
+	t.busy[mac] = waiting[1:]
 }

@@ -52,6 +52,10 @@ type Ledger interface {
 	Release(ctx context.Context, mac swarm.MAC, addr netip.Addr) error
 	// Quarantine keeps addr from being given to anyone for a time that the ledger chooses.
 	Quarantine(ctx context.Context, addr netip.Addr) error
+	// Reserved is the address of the subnet that an operator keeps for mac, inside the pools or not.
+	Reserved(mac swarm.MAC) (netip.Addr, bool)
+	// ReservedFor is the machine that an operator keeps addr for.
+	ReservedFor(addr netip.Addr) (swarm.MAC, bool)
 }
 
 // DutyState is how much this node may say on the segment.
@@ -72,11 +76,14 @@ type Config struct {
 	Interface string     // the only interface that is listened on and answered to
 	Server    netip.Addr // our own address there: server identifier, next server, source of every answer
 	Subnet    netip.Prefix
-	First     netip.Addr // pool, both ends included
-	Last      netip.Addr
+	Pools     []Range      // what machines without a reservation get their addresses from; may be empty
 	Router    netip.Addr   // invalid: none is announced
 	DNS       []netip.Addr // may be empty
 	Domain    string       // may be empty
+
+	// Former says whether an address is that of a node which may have held this duty before us: a REQUEST that chose its
+	// offer is answered in its name. May be nil.
+	Former func(netip.Addr) bool
 
 	// ScriptURL is where iPXE finds its script for one boot; at most MaxFile bytes long.
 	ScriptURL func(nonce string) string
@@ -95,6 +102,14 @@ type Config struct {
 	// Authoritative answers NAK, instead of nothing, to a client that insists on an address of which we know nothing.
 	Authoritative bool
 }
+
+// Range is the addresses from First to Last, both included.
+type Range struct{ First, Last netip.Addr }
+
+// String is "192.168.42.10 to 192.168.42.250".
+func (r Range) String() string { return fmt.Sprintf("%s to %s", r.First, r.Last) }
+
+func (r Range) contains(a netip.Addr) bool { return !a.Less(r.First) && !r.Last.Less(a) }
 
 // MaxFile is the longest boot file name or URL: the header field holds 128 bytes and firmware wants the last to be zero.
 const MaxFile = 127
@@ -120,12 +135,15 @@ func (c Config) Check() error {
 		return fmt.Errorf("subnet %s is not an IPv4 network with room for machines", c.Subnet)
 	case !c.Subnet.Contains(c.Server):
 		return fmt.Errorf("our address %s is not in the subnet %s", c.Server, c.Subnet)
-	case !c.Subnet.Contains(c.First) || !c.Subnet.Contains(c.Last) || c.Last.Less(c.First):
-		return fmt.Errorf("pool %s to %s is not a range of the subnet %s", c.First, c.Last, c.Subnet)
 	case c.ScriptURL == nil:
 		return errors.New("no script address is given")
 	case c.Router.IsValid() && !c.Subnet.Contains(c.Router):
 		return fmt.Errorf("router %s is not in the subnet %s", c.Router, c.Subnet)
+	}
+	for _, r := range c.Pools {
+		if !c.Subnet.Contains(r.First) || !c.Subnet.Contains(r.Last) || r.Last.Less(r.First) {
+			return fmt.Errorf("pool %s is not a range of the subnet %s", r, c.Subnet)
+		}
 	}
 	for _, d := range c.DNS {
 		if !d.Is4() {

@@ -30,7 +30,7 @@ var (
 func testConfig() Config {
 	return Config{
 		Interface: "lan0", Server: server, Subnet: netip.MustParsePrefix("192.168.42.0/24"),
-		First: netip.MustParseAddr("192.168.42.10"), Last: netip.MustParseAddr("192.168.42.250"),
+		Pools:  []Range{{netip.MustParseAddr("192.168.42.10"), netip.MustParseAddr("192.168.42.250")}},
 		Router: server, DNS: []netip.Addr{netip.MustParseAddr("192.168.42.2")}, Domain: "lan", Sole: true,
 		ScriptURL: func(nonce string) string { return "http://192.168.42.1:7480/b/" + nonce + "/boot.ipxe" },
 	}
@@ -56,9 +56,10 @@ func load(t testing.TB, name string) []byte {
 	return raw
 }
 
-func parse(t testing.TB, name string) (*dhcpv4.DHCPv4, Client) {
+func read(t testing.TB, name string) (*dhcpv4.DHCPv4, Client) {
 	t.Helper()
-	p, c, err := decode(load(t, name))
+	p := new(dhcpv4.DHCPv4)
+	c, err := decode(load(t, name), p)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,13 +71,13 @@ func TestCapturedClientsAreClassified(t *testing.T) {
 		"ipxe-bios": "iPXE BIOS", "ipxe-efi": "iPXE EFI x64", "firmware-efi": "firmware EFI x64", "firmware-bios": "firmware BIOS", "dhclient": "client",
 	} {
 		for step, message := range map[string]dhcpv4.MessageType{"discover": dhcpv4.MessageTypeDiscover, "request": dhcpv4.MessageTypeRequest} {
-			_, c := parse(t, name+"-"+step)
+			_, c := read(t, name+"-"+step)
 			if c.String() != want || c.Message != message || (message == dhcpv4.MessageTypeRequest) != (c.ServerID == server) {
 				t.Errorf("%s-%s is %s of %s to %s", name, step, c.Message, c, c.ServerID)
 			}
 		}
 	}
-	if _, c := parse(t, "http-efi-discover"); c.Class != boot.HTTPBoot || c.Firmware != boot.EFIx64 {
+	if _, c := read(t, "http-efi-discover"); c.Class != boot.HTTPBoot || c.Firmware != boot.EFIx64 {
 		t.Errorf("http-efi-discover is %s", c)
 	}
 }
@@ -86,7 +87,7 @@ func TestAnswersToCapturedClients(t *testing.T) {
 	for _, name := range []string{"ipxe-bios", "ipxe-efi", "firmware-efi", "firmware-bios", "dhclient"} {
 		for _, step := range []string{"discover", "request"} {
 			t.Run(name+"-"+step, func(t *testing.T) {
-				p, c := parse(t, name+"-"+step)
+				p, c := read(t, name+"-"+step)
 				v := View{Duty: Full, Candidate: addr17, NewNonce: nonce}
 				if c.Requested.IsValid() {
 					v.Candidate = c.Requested
@@ -132,7 +133,8 @@ func FuzzEveryPacketIsDecidedWithoutHarm(f *testing.F) {
 		f.Add(load(f, strings.TrimSuffix(filepath.Base(path), ".hex")), true)
 	}
 	f.Fuzz(func(t *testing.T, raw []byte, known bool) {
-		p, c, err := decode(raw)
+		p := new(dhcpv4.DHCPv4)
+		c, err := decode(raw, p)
 		if err != nil {
 			return
 		}

@@ -16,13 +16,15 @@ type memory struct {
 	now        func() time.Time
 	bindings   map[swarm.MAC]Binding
 	quarantine map[netip.Addr]bool
+	reserved   map[swarm.MAC]netip.Addr
+	holders    map[netip.Addr]swarm.MAC // of bindings
 	onBind     func(context.Context, Binding) error
 }
 
 var errTaken = errors.New("address is bound to another machine")
 
 func newMemory(now func() time.Time) *memory {
-	return &memory{now: now, bindings: make(map[swarm.MAC]Binding), quarantine: make(map[netip.Addr]bool)}
+	return &memory{now: now, bindings: make(map[swarm.MAC]Binding), quarantine: make(map[netip.Addr]bool), reserved: make(map[swarm.MAC]netip.Addr), holders: make(map[netip.Addr]swarm.MAC)}
 }
 
 func (m *memory) Binding(mac swarm.MAC) (Binding, bool) {
@@ -42,12 +44,8 @@ func (m *memory) holder(addr netip.Addr) (swarm.MAC, bool) {
 	if m.quarantine[addr] {
 		return "", true
 	}
-	for mac, b := range m.bindings {
-		if b.Addr == addr {
-			return mac, true
-		}
-	}
-	return "", false
+	mac, ok := m.holders[addr]
+	return mac, ok
 }
 
 func (m *memory) Bind(ctx context.Context, b Binding) error {
@@ -64,7 +62,11 @@ func (m *memory) Bind(ctx context.Context, b Binding) error {
 		}
 		delete(m.bindings, other)
 	}
-	m.bindings[b.MAC] = b
+	if mac, ok := m.reservedFor(b.Addr); ok && mac != b.MAC {
+		return errTaken
+	}
+	delete(m.holders, m.bindings[b.MAC].Addr)
+	m.bindings[b.MAC], m.holders[b.Addr] = b, b.MAC
 	return nil
 }
 
@@ -83,7 +85,30 @@ func (m *memory) Quarantine(_ context.Context, addr netip.Addr) error {
 	defer m.mu.Unlock()
 	if mac, ok := m.holder(addr); ok && mac != "" {
 		delete(m.bindings, mac)
+		delete(m.holders, addr)
 	}
 	m.quarantine[addr] = true
 	return nil
+}
+
+func (m *memory) Reserved(mac swarm.MAC) (netip.Addr, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	a, ok := m.reserved[mac]
+	return a, ok
+}
+
+func (m *memory) ReservedFor(addr netip.Addr) (swarm.MAC, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.reservedFor(addr)
+}
+
+func (m *memory) reservedFor(addr netip.Addr) (swarm.MAC, bool) {
+	for mac, a := range m.reserved {
+		if a == addr {
+			return mac, true
+		}
+	}
+	return "", false
 }

@@ -9,19 +9,19 @@ import (
 	"net/netip"
 	"os"
 	"syscall"
-	"time"
 
 	"github.com/mdlayher/packet"
-	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 )
 
-// link carries packets on one interface.
-type link interface {
-	// receive reads one packet. unicast: it was sent to our own address.
-	receive(buf []byte) (n int, unicast bool, err error)
-	send(b []byte, to Destination, client net.HardwareAddr) error
-	close() error
+// Link carries packets on one interface. One goroutine receives; Send and Close may be called by any, also meanwhile.
+type Link interface {
+	// Receive reads one packet into buf, cutting what does not fit. unicast: it was sent to our own address. io.EOF says
+	// that no more will come: the server then answers what it has, and ends. After Close it returns an error.
+	Receive(buf []byte) (n int, unicast bool, err error)
+	// Send carries a reply to a client whose hardware address is client. It keeps neither slice.
+	Send(b []byte, to Destination, client net.HardwareAddr) error
+	Close() error
 }
 
 const (
@@ -32,44 +32,60 @@ const (
 // wire is the real link: a UDP socket bound to the interface, so that nothing is heard from or said to another one, and a
 // packet socket for clients that cannot answer ARP yet.
 type wire struct {
-	udp    *ipv4.PacketConn
+	udp    *net.UDPConn
 	raw    *packet.Conn
 	ifi    *net.Interface
 	server netip.Addr
+	source []byte // control message that sends from server: an interface may have several addresses
+	heard  []byte // the control message of what is received
 }
 
-func listen(cfg Config) (link, error) {
+// receiveBuffer is what the socket may hold while we are busy: some thousand packets. By default it is a hundred.
+const receiveBuffer = 8 << 20
+
+// Listen opens port 67 on the interface of cfg, and nothing else: the Link that a Server uses if it is not told another.
+func Listen(cfg Config) (Link, error) {
 	ifi, err := net.InterfaceByName(cfg.Interface)
 	if err != nil {
 		return nil, fmt.Errorf("interface %s: %w", cfg.Interface, err)
 	}
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		var bindErr error
-		if err := c.Control(func(fd uintptr) { bindErr = unix.BindToDevice(int(fd), ifi.Name) }); err != nil {
-			return err
-		}
-		return os.NewSyscallError("bind to device", bindErr)
+		var optErr error
+		err := c.Control(func(fd uintptr) { optErr = prepare(int(fd), ifi.Name) })
+		return errors.Join(err, optErr)
 	}}
 	conn, err := lc.ListenPacket(context.Background(), "udp4", fmt.Sprintf(":%d", serverPort))
 	if err != nil {
 		return nil, fmt.Errorf("open port %d on %s (another DHCP server here? needs CAP_NET_BIND_SERVICE and CAP_NET_RAW): %w",
 			serverPort, ifi.Name, err)
 	}
-	udp := ipv4.NewPacketConn(conn)
-	// The destination tells who asks this server (RENEWING) from who asks everyone (REBINDING).
-	if err := udp.SetControlMessage(ipv4.FlagDst, true); err != nil {
-		return nil, errors.Join(fmt.Errorf("ask for destinations on %s: %w", ifi.Name, err), conn.Close())
-	}
 	raw, err := packet.Listen(ifi, packet.Raw, 0, nil) // protocol 0: for sending only
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open packet socket on %s (needs CAP_NET_RAW): %w", ifi.Name, err), conn.Close())
 	}
-	return &wire{udp: udp, raw: raw, ifi: ifi, server: cfg.Server}, nil
+	return &wire{
+		udp: conn.(*net.UDPConn), raw: raw, ifi: ifi, server: cfg.Server, heard: make([]byte, 256),
+		source: unix.PktInfo4(&unix.Inet4Pktinfo{Ifindex: int32(ifi.Index), Spec_dst: cfg.Server.As4()}),
+	}, nil
 }
 
-func (w *wire) receive(buf []byte) (int, bool, error) {
+func prepare(fd int, iface string) error {
+	if err := unix.BindToDevice(fd, iface); err != nil {
+		return os.NewSyscallError("bind to device", err)
+	}
+	// The destination tells who asks this server (RENEWING) from who asks everyone (REBINDING).
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1); err != nil {
+		return os.NewSyscallError("ask for destinations", err)
+	}
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer) // as much as we may: better than nothing
+	}
+	return nil
+}
+
+func (w *wire) Receive(buf []byte) (int, bool, error) {
 	for {
-		n, cm, _, err := w.udp.ReadFrom(buf)
+		n, oobn, _, _, err := w.udp.ReadMsgUDPAddrPort(buf, w.heard)
 		if err != nil {
 			// Queued ICMP errors of earlier answers, and a link that is down for a moment, are no reason to end.
 			if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENETDOWN) || errors.Is(err, unix.EHOSTUNREACH) {
@@ -77,16 +93,26 @@ func (w *wire) receive(buf []byte) (int, bool, error) {
 			}
 			return 0, false, err
 		}
-		unicast := false
-		if cm != nil {
-			dst, ok := netip.AddrFromSlice(cm.Dst)
-			unicast = ok && dst.Unmap() == w.server
-		}
-		return n, unicast, nil
+		return n, destination(w.heard[:oobn]) == w.server, nil
 	}
 }
 
-func (w *wire) send(b []byte, to Destination, client net.HardwareAddr) error {
+// destination is where a packet was sent to, by its control messages; invalid if they do not say.
+func destination(oob []byte) netip.Addr {
+	for len(oob) >= unix.CmsgLen(0) {
+		h, data, rest, err := unix.ParseOneSocketControlMessage(oob)
+		if err != nil {
+			return netip.Addr{}
+		}
+		if h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo {
+			return netip.AddrFrom4([4]byte(data[8:12])) // struct in_pktinfo: interface, local address, destination
+		}
+		oob = rest
+	}
+	return netip.Addr{}
+}
+
+func (w *wire) Send(b []byte, to Destination, client net.HardwareAddr) error {
 	if to.Frame {
 		frame := udpFrame(w.ifi.HardwareAddr, client, w.server, to.Addr, b)
 		if _, err := w.raw.WriteTo(frame, &packet.Addr{HardwareAddr: client}); err != nil {
@@ -94,22 +120,20 @@ func (w *wire) send(b []byte, to Destination, client net.HardwareAddr) error {
 		}
 		return nil
 	}
-	dst := &net.UDPAddr{IP: net.IPv4bcast, Port: clientPort}
+	dst := netip.AddrPortFrom(netip.AddrFrom4([4]byte{255, 255, 255, 255}), clientPort)
 	switch {
 	case to.Relay.IsValid():
-		dst = &net.UDPAddr{IP: to.Relay.AsSlice(), Port: serverPort}
+		dst = netip.AddrPortFrom(to.Relay, serverPort)
 	case to.Addr.IsValid():
-		dst.IP = to.Addr.AsSlice()
+		dst = netip.AddrPortFrom(to.Addr, clientPort)
 	}
-	// An interface may have several addresses: clients must see the one that we name as server identifier.
-	cm := &ipv4.ControlMessage{Src: w.server.AsSlice(), IfIndex: w.ifi.Index}
-	if _, err := w.udp.WriteTo(b, cm, dst); err != nil {
+	if _, _, err := w.udp.WriteMsgUDPAddrPort(b, w.source, dst); err != nil {
 		return fmt.Errorf("send to %s: %w", dst, err)
 	}
 	return nil
 }
 
-func (w *wire) close() error { return errors.Join(w.udp.Close(), w.raw.Close()) }
+func (w *wire) Close() error { return errors.Join(w.udp.Close(), w.raw.Close()) }
 
 // udpFrame is an Ethernet frame with payload from the server's to the client's port.
 func udpFrame(from, to net.HardwareAddr, src, dst netip.Addr, payload []byte) []byte {
@@ -158,75 +182,4 @@ func sum(start uint32, b []byte) uint16 {
 		s = s>>16 + s&0xffff
 	}
 	return uint16(s)
-}
-
-// probeTime is how long an ARP probe waits for an answer. RFC 5227 waits for seconds; a client that is offered nothing for
-// so long repeats itself, and the user of an address on the same link answers within a millisecond or two.
-const probeTime = 300 * time.Millisecond
-
-// ARPProbe asks on the interface who uses addr, twice within 300 ms, without claiming any address for us (RFC 5227, 2.1.1).
-// It returns nil if nobody answers.
-func ARPProbe(ctx context.Context, iface string, addr netip.Addr) (net.HardwareAddr, error) {
-	ifi, err := net.InterfaceByName(iface)
-	if err != nil {
-		return nil, fmt.Errorf("interface %s: %w", iface, err)
-	}
-	conn, err := packet.Listen(ifi, packet.Raw, unix.ETH_P_ARP, nil)
-	if err != nil {
-		return nil, fmt.Errorf("open packet socket on %s: %w", iface, err)
-	}
-	defer func() { _ = conn.Close() }()
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	probe := arpProbe(ifi.HardwareAddr, addr)
-	buf := make([]byte, maxPacket)
-	for range 2 {
-		everyone := net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
-		if _, err := conn.WriteTo(probe, &packet.Addr{HardwareAddr: everyone}); err != nil {
-			return nil, fmt.Errorf("send ARP on %s: %w", iface, err)
-		}
-		if err := conn.SetReadDeadline(time.Now().Add(probeTime / 2)); err != nil {
-			return nil, fmt.Errorf("set deadline: %w", err)
-		}
-		for {
-			n, _, err := conn.ReadFrom(buf)
-			if ctx.Err() != nil {
-				return nil, ctx.Err()
-			}
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				break
-			}
-			if err != nil {
-				return nil, fmt.Errorf("receive ARP on %s: %w", iface, err)
-			}
-			if user := arpSender(buf[:n], addr); user != nil {
-				return user, nil
-			}
-		}
-	}
-	return nil, nil
-}
-
-// arpProbe is a request for addr with an empty sender address, as a frame.
-func arpProbe(from net.HardwareAddr, addr netip.Addr) []byte {
-	f := make([]byte, 0, 60)
-	f = append(f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)
-	f = append(f, from...)
-	f = append(f, 0x08, 0x06 /* ARP */, 0, 1 /* Ethernet */, 8, 0 /* IPv4 */, 6, 4, 0, 1 /* request */)
-	f = append(f, from...)
-	f = append(f, 0, 0, 0, 0)
-	f = append(f, 0, 0, 0, 0, 0, 0)
-	f = append(f, addr.AsSlice()...)
-	return f[:60] // the smallest frame
-}
-
-// arpSender is the hardware address of an ARP packet that claims addr; nil if it does not.
-func arpSender(f []byte, addr netip.Addr) net.HardwareAddr {
-	if len(f) < 42 || binary.BigEndian.Uint16(f[12:]) != unix.ETH_P_ARP || string(f[14:20]) != "\x00\x01\x08\x00\x06\x04" {
-		return nil
-	}
-	if sender := netip.AddrFrom4([4]byte(f[28:32])); sender != addr {
-		return nil
-	}
-	return net.HardwareAddr(append([]byte(nil), f[22:28]...))
 }

@@ -2,10 +2,7 @@ package dhcp
 
 import (
 	"encoding/binary"
-	"hash/fnv"
 	"net/netip"
-
-	"offshoot/swarm"
 )
 
 // use is how far an address is from being free.
@@ -14,51 +11,52 @@ type use uint8
 const (
 	free    use = iota // nobody's
 	expired            // another machine's, whose time is over
-	taken              // another machine's, offered, quarantined, or our own
+	taken              // another machine's, kept for one, offered, quarantined, or our own
 )
 
-// choose picks the address for a machine that has no binding: the one that it asks for if that is free, else the first
-// free one from a hash of its MAC onward, so that the same machine tends to get the same address from every server. Only
-// when nothing is free does it take an address whose time is over. False: the pool is exhausted.
-func choose(mac swarm.MAC, wanted netip.Addr, cfg Config, useOf func(netip.Addr) use) (netip.Addr, bool) {
-	if wanted.IsValid() && cfg.inPool(wanted) && useOf(wanted) == free {
-		return wanted, true
-	}
-	first, size := addrNumber(cfg.First), cfg.poolSize()
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(mac)) // a hash cannot fail
-	start := uint64(h.Sum32()) % size
-	var fallback netip.Addr
-	for i := range size {
-		addr := numberAddr(first + uint32((start+i)%size))
-		if !cfg.inPool(addr) {
-			continue
-		}
-		switch useOf(addr) {
-		case free:
-			return addr, true
-		case expired:
-			if !fallback.IsValid() {
-				fallback = addr
-			}
+// inPool tells whether an address may be given to a machine for which none is reserved.
+func (c *Config) inPool(a netip.Addr) bool {
+	for _, r := range c.Pools {
+		if r.contains(a) {
+			return c.usable(a)
 		}
 	}
-	return fallback, fallback.IsValid()
+	return false
 }
 
-func (c Config) poolSize() uint64 { return uint64(addrNumber(c.Last)-addrNumber(c.First)) + 1 }
-
-// inPool leaves out what can be nobody's address even inside a pool: ours, the router's, the network's and the broadcast.
-func (c Config) inPool(a netip.Addr) bool {
-	if !a.Is4() || a.Less(c.First) || c.Last.Less(a) || a == c.Server || a == c.Router {
+// usable leaves out what can be no machine's address: ours, the router's, the network's and the broadcast.
+func (c *Config) usable(a netip.Addr) bool {
+	if !c.Subnet.Contains(a) || a == c.Server || a == c.Router {
 		return false
 	}
 	return a != c.Subnet.Masked().Addr() && a != c.broadcast()
 }
 
-func (c Config) broadcast() netip.Addr {
+func (c *Config) broadcast() netip.Addr {
 	host := uint32(1)<<(32-c.Subnet.Bits()) - 1
 	return numberAddr(addrNumber(c.Subnet.Masked().Addr()) | host)
+}
+
+// poolSize is how many addresses the pools have, those counted twice that lie in two.
+func (c *Config) poolSize() int {
+	size := 0
+	for _, r := range c.Pools {
+		size += r.size()
+	}
+	return size
+}
+
+func (r Range) size() int { return int(addrNumber(r.Last)-addrNumber(r.First)) + 1 }
+
+// nth is an address of the pools by its place, from 0 to poolSize.
+func (c *Config) nth(i int) netip.Addr {
+	for _, r := range c.Pools {
+		if i < r.size() {
+			return numberAddr(addrNumber(r.First) + uint32(i))
+		}
+		i -= r.size()
+	}
+	return netip.Addr{}
 }
 
 func addrNumber(a netip.Addr) uint32 {

@@ -78,7 +78,7 @@ func (d decision) header(t dhcpv4.MessageType) *dhcpv4.DHCPv4 {
 		ServerIPAddr:  d.cfg.Server.AsSlice(),
 		GatewayIPAddr: d.p.GatewayIPAddr,
 		ClientHWAddr:  d.p.ClientHWAddr,
-		Options:       make(dhcpv4.Options),
+		Options:       make(dhcpv4.Options, 16),
 	}
 	put(r, dhcpv4.OptionDHCPMessageType, []byte{byte(t)})
 	put(r, dhcpv4.OptionServerIdentifier, serverID(d.c, d.cfg).AsSlice())
@@ -97,7 +97,7 @@ func (d decision) header(t dhcpv4.MessageType) *dhcpv4.DHCPv4 {
 func (d decision) addNetwork(r *dhcpv4.DHCPv4) {
 	always := d.c.Class != boot.Ordinary
 	add := func(code dhcpv4.OptionCode, unasked bool, value []byte) {
-		if len(value) > 0 && (unasked || d.p.IsOptionRequested(code)) {
+		if len(value) > 0 && (unasked || asksFor(d.p, code)) {
 			put(r, code, value)
 		}
 	}
@@ -110,7 +110,9 @@ func (d decision) addNetwork(r *dhcpv4.DHCPv4) {
 		dns = append(dns, a.AsSlice()...)
 	}
 	add(dhcpv4.OptionDomainNameServer, always, dns)
-	add(dhcpv4.OptionHostName, false, []byte(d.hostname()))
+	if asksFor(d.p, dhcpv4.OptionHostName) {
+		add(dhcpv4.OptionHostName, true, []byte(d.hostname()))
+	}
 	add(dhcpv4.OptionDomainName, false, []byte(d.cfg.Domain))
 	add(dhcpv4.OptionBroadcastAddress, false, d.cfg.broadcast().AsSlice())
 }
@@ -120,10 +122,10 @@ func (d decision) addTimes(r *dhcpv4.DHCPv4, lease time.Duration) {
 		return binary.BigEndian.AppendUint32(nil, uint32(t/time.Second))
 	}
 	put(r, dhcpv4.OptionIPAddressLeaseTime, seconds(lease))
-	if d.p.IsOptionRequested(dhcpv4.OptionRenewTimeValue) {
+	if asksFor(d.p, dhcpv4.OptionRenewTimeValue) {
 		put(r, dhcpv4.OptionRenewTimeValue, seconds(lease/2)) // RFC 2131, 4.4.5: 0.5 and 0.875 of the lease
 	}
-	if d.p.IsOptionRequested(dhcpv4.OptionRebindingTimeValue) {
+	if asksFor(d.p, dhcpv4.OptionRebindingTimeValue) {
 		put(r, dhcpv4.OptionRebindingTimeValue, seconds(lease*7/8))
 	}
 }

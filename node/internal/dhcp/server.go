@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -23,7 +25,8 @@ type Options struct {
 	Config Config
 	Ledger Ledger
 	Duty   func() DutyState
-	// Probe asks the segment who uses an address; nil means nobody. Without one, ARP on the interface is used.
+	// Probe asks the segment who uses an address; a nil answer means nobody. Called from many goroutines at once. Without
+	// one, ARP on the interface is used.
 	Probe func(ctx context.Context, addr netip.Addr) (net.HardwareAddr, error)
 	// OnTrace gets every packet, OnEvent what belongs on a timeline. Called from many goroutines; must not block. Both may
 	// be nil.
@@ -32,16 +35,20 @@ type Options struct {
 	Log     *slog.Logger // nil: silent
 	Now     func() time.Time
 
-	listen func(Config) (link, error) // tests
+	// Listen opens the link; nil: Listen, the sockets of this machine.
+	Listen func(Config) (Link, error)
 }
 
 // Server answers DHCP on one interface. Run it once.
 type Server struct {
-	o     Options
-	cfg   Config
-	desk  *desk
-	turns turns
-	ready chan struct{}
+	o      Options
+	cfg    Config
+	desk   *desk
+	stock  *stock
+	turns  turns
+	alarm  alarm
+	traced bool // somebody reads traces
+	ready  chan struct{}
 }
 
 // New checks the options. Nothing is opened before Run.
@@ -58,20 +65,18 @@ func New(o Options) (*Server, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.OnTrace == nil {
-		o.OnTrace = func(Trace) {}
-	}
 	if o.OnEvent == nil {
 		o.OnEvent = func(Event) {}
 	}
-	if o.Probe == nil {
-		name := o.Config.Interface
-		o.Probe = func(ctx context.Context, addr netip.Addr) (net.HardwareAddr, error) { return ARPProbe(ctx, name, addr) }
+	if o.Listen == nil {
+		o.Listen = Listen
 	}
-	if o.listen == nil {
-		o.listen = listen
-	}
-	return &Server{o: o, cfg: o.Config.withDefaults(), desk: newDesk(), ready: make(chan struct{})}, nil
+	s := &Server{o: o, cfg: o.Config.withDefaults(), desk: newDesk(), ready: make(chan struct{})}
+	s.traced = o.OnTrace != nil || o.Log.Enabled(context.Background(), slog.LevelDebug)
+	s.stock = newStock(&s.cfg)
+	s.stock.now, s.stock.useOf, s.stock.inUse = o.Now, s.useOf, s.conflict
+	s.stock.may = func() bool { return o.Duty() == Full }
+	return s, nil
 }
 
 func (s *Server) String() string { return "dhcp on " + s.cfg.Interface }
@@ -79,80 +84,112 @@ func (s *Server) String() string { return "dhcp on " + s.cfg.Interface }
 // Ready is closed when the socket is open.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
-// maxInFlight bounds the packets in work. Each holds a goroutine for at most probeTime or commitTime; a thousand machines
-// that are powered on at once fit in, and what does not fit is asked again by the client.
-const maxInFlight = 1024
-
 // commitTime is how long a client waits for an ACK before it repeats the REQUEST: longer waits help nobody.
 const commitTime = 5 * time.Second
 
-// Run serves until ctx ends; then it returns nil, with the socket closed and no packet in work.
-func (s *Server) Run(ctx context.Context) error {
-	l, err := s.o.listen(s.cfg)
+// Run serves until ctx ends, or the link says that no more packets will come; then it returns nil, with the link closed and no
+// packet in work. What is in work when ctx ends is given up, what is in work when the packets end is answered.
+func (s *Server) Run(ctx context.Context) (err error) {
+	l, err := s.o.Listen(s.cfg)
 	if err != nil {
 		return fmt.Errorf("dhcp: %w", err)
 	}
+	// Closing is what ends a blocked read.
+	closeLink := sync.OnceValue(l.Close)
+	defer func() { _ = closeLink() }() // nothing is lost with it
+	if s.o.Probe == nil {
+		arp, err := openARP(s.cfg.Interface)
+		if err != nil {
+			return fmt.Errorf("dhcp: %w", err)
+		}
+		defer arp.close()
+		s.stock.probe = arp.probe
+	} else {
+		s.stock.probe = s.o.Probe
+	}
 	close(s.ready)
 	ctx, cancel := context.WithCancel(ctx)
-	var work sync.WaitGroup
-	defer work.Wait()
+	var helpers sync.WaitGroup
+	defer helpers.Wait()
 	defer cancel()
-	// Closing is what ends a blocked read; the reader never closes by itself, so close happens once.
-	stop := context.AfterFunc(ctx, func() { _ = l.close() })
-	defer func() {
-		if stop() {
-			_ = l.close()
-		}
-	}()
-	room := make(chan struct{}, maxInFlight)
+	stop := context.AfterFunc(ctx, func() { _ = closeLink() })
+	defer stop()
+	helpers.Go(func() { s.stock.run(ctx) })
+	helpers.Go(func() { s.tidy(ctx) })
+	err = s.receive(ctx, l)
+	if err == nil || ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("dhcp: receive on %s: %w", s.cfg.Interface, err)
+}
+
+// receive handles packets until the link has no more, and waits for those in work. Only the end of packets is no error.
+func (s *Server) receive(ctx context.Context, l Link) error {
+	ctx, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	var crew crew
+	j := new(job)
 	for {
-		buf := make([]byte, maxPacket)
-		n, unicast, err := l.receive(buf)
+		n, unicast, err := l.Receive(j.buf[:])
 		if err != nil {
-			if ctx.Err() != nil {
-				return nil
+			if errors.Is(err, io.EOF) {
+				err = nil
+			} else {
+				giveUp()
 			}
-			return fmt.Errorf("dhcp: receive on %s: %w", s.cfg.Interface, err)
+			crew.dismiss()
+			return err
 		}
-		select {
-		case room <- struct{}{}:
-		default:
+		j.raw, j.unicast = j.buf[:n], unicast
+		next, ok := crew.take(j, func(j *job) { s.handle(ctx, l, j) })
+		if !ok {
 			s.trace(Trace{Time: s.o.Now(), What: "packet", Reason: fmt.Sprintf("%d packets are in work already", maxInFlight)})
-			continue
 		}
-		work.Go(func() {
-			defer func() { <-room }()
-			s.handle(ctx, l, buf[:n], unicast)
-		})
+		j = next
 	}
 }
 
-// maxPacket is the largest Ethernet payload without jumbo frames: no client sends more.
-const maxPacket = 1500
+// tidy forgets old offers now and then.
+func (s *Server) tidy(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.stock.giveBack(s.desk.sweep(s.o.Now())...)
+		}
+	}
+}
+
+const sweepEvery = 10 * time.Second
 
 // handle takes one packet all the way.
-func (s *Server) handle(ctx context.Context, l link, raw []byte, unicast bool) {
+func (s *Server) handle(ctx context.Context, l Link, j *job) {
 	t := Trace{Time: s.o.Now()}
 	defer func() { s.trace(t) }()
 	duty := s.o.Duty()
-	p, c, err := decode(raw)
+	p := &j.packet
+	c, err := decode(j.raw, p)
 	t.MAC = c.MAC
 	if err != nil {
 		t.What, t.Reason = "packet", err.Error()
 		return
 	}
-	t.What = fmt.Sprintf("%s from %s xid %x", c.Message, c, p.TransactionID[:])
+	if s.traced {
+		t.What = c.Message.String() + " from " + c.String() + " xid " + hex.EncodeToString(p.TransactionID[:])
+	}
 	if duty == None { // before any state is touched
 		t.Reason = Decide(t.Time, p, c, View{Duty: None}, s.cfg).Reason
 		return
 	}
-	done, ok := s.turns.take(ctx, c.MAC)
-	if !ok {
+	if !s.turns.take(ctx, c.MAC) {
 		t.Reason = "earlier packets of this machine are still in work"
 		return
 	}
-	defer done()
-	view := s.view(ctx, t.Time, c, duty, unicast)
+	defer s.turns.done(c.MAC)
+	view := s.view(ctx, t.Time, c, duty, j.unicast)
 	plan := Decide(t.Time, p, c, view, s.cfg)
 	t.Reason = plan.Reason
 	if plan.Event != "" {
@@ -160,12 +197,15 @@ func (s *Server) handle(ctx context.Context, l link, raw []byte, unicast bool) {
 	}
 	if err := s.commit(ctx, c.MAC, plan); err != nil {
 		t.Reason = err.Error()
-		s.desk.drop(c.MAC)
+		s.forget(c.MAC)
 		s.event(t.Time, c.MAC, EventCommit, t.Reason)
 		return
 	}
-	if plan.DropOffer {
-		s.desk.drop(c.MAC)
+	switch {
+	case plan.DropOffer:
+		s.forget(c.MAC)
+	case plan.Bind != nil && plan.Bind.Class != ClassFirmware:
+		s.desk.drop(c.MAC) // from now on the binding says the same; firmware's REQUEST may come twice, with one nonce
 	}
 	if plan.Offer != nil {
 		s.desk.keep(c.MAC, *plan.Offer)
@@ -173,11 +213,12 @@ func (s *Server) handle(ctx context.Context, l link, raw []byte, unicast bool) {
 	if plan.Reply == nil {
 		return
 	}
-	if why := s.mayStillSend(ctx, duty); why != "" {
+	if why := s.mayStillSend(ctx, duty, t.Time); why != "" {
 		t.Reason = why
 		return
 	}
-	if err := l.send(plan.Reply.ToBytes(), plan.To, plan.Reply.ClientHWAddr); err != nil {
+	j.reply = encode(j.reply[:0], plan.Reply)
+	if err := l.Send(j.reply, plan.To, plan.Reply.ClientHWAddr); err != nil {
 		t.Reason = fmt.Sprintf("%s could not be sent: %v", plan.Answer, err)
 		return
 	}
@@ -187,65 +228,102 @@ func (s *Server) handle(ctx context.Context, l link, raw []byte, unicast bool) {
 	}
 }
 
-func decode(raw []byte) (*dhcpv4.DHCPv4, Client, error) {
-	p, err := dhcpv4.FromBytes(raw)
-	if err != nil {
-		return nil, Client{}, fmt.Errorf("not a DHCP packet: %w", err)
+// decode reads raw into p, which points into it afterwards.
+func decode(raw []byte, p *dhcpv4.DHCPv4) (Client, error) {
+	if err := parse(raw, p); err != nil {
+		return Client{}, fmt.Errorf("not a DHCP packet: %w", err)
 	}
-	c, err := Classify(p)
-	return p, c, err
+	return Classify(p)
 }
 
 // view gathers what Decide needs, and reserves an address if the answer needs one.
 func (s *Server) view(ctx context.Context, now time.Time, c Client, duty DutyState, unicast bool) View {
 	v := View{Duty: duty, Unicast: unicast, Offer: s.desk.offer(now, c.MAC), NewNonce: newNonce()}
+	if a, ok := s.o.Ledger.Reserved(c.MAC); ok && s.cfg.usable(a) {
+		v.Reserved = a
+	}
 	if b, ok := s.o.Ledger.Binding(c.MAC); ok && s.cfg.Subnet.Contains(b.Addr) {
 		if !b.ExpiredAt(now) || !s.desk.offeredToOther(now, b.Addr, c.MAC) {
 			v.Binding = &b
+			v.BindingKept = s.keptForOther(c.MAC, b.Addr)
 		}
+	}
+	if v.Offer != nil && s.keptForOther(c.MAC, v.Offer.Addr) {
+		v.Offer = nil
 	}
 	if c.Class == boot.IPXE {
 		s.desk.reachedIPXE(c.MAC)
 	}
 	v.Fetches = s.desk.fetchesOf(now, c.MAC)
-	if needsAddress(c, v, s.cfg) {
-		v.Candidate, v.Exhausted, v.Trouble = s.reserve(ctx, now, c)
+	if addr, need := needsAddress(c, v, &s.cfg); need {
+		v.Candidate, v.Trouble = s.reserve(ctx, now, c, addr, v.Reserved)
+		v.Exhausted = v.Trouble == errExhausted.Error()
 	}
 	return v
 }
 
-// maxProbes bounds how many addresses in a row may turn out to be in use before the client is left to ask again.
-const maxProbes = 8
+func (s *Server) keptForOther(mac swarm.MAC, addr netip.Addr) bool {
+	other, ok := s.o.Ledger.ReservedFor(addr)
+	return ok && other != mac
+}
 
 // reserve finds an address that nobody uses. The error text goes into the trace.
-func (s *Server) reserve(ctx context.Context, now time.Time, c Client) (addr netip.Addr, exhausted bool, trouble string) {
-	useOf := func(a netip.Addr) use { return s.useOf(now, c.MAC, a) }
-	for range maxProbes {
-		addr, ok := s.desk.reserve(now, c.MAC, c.Requested, s.cfg, useOf)
-		if !ok {
-			return netip.Addr{}, true, fmt.Sprintf("all of %s to %s are given away", s.cfg.First, s.cfg.Last)
+func (s *Server) reserve(ctx context.Context, now time.Time, c Client, wanted, reserved netip.Addr) (netip.Addr, string) {
+	accept := func(a netip.Addr) bool { return s.useOf(now, c.MAC, a) != taken && s.desk.promise(now, c.MAC, a) }
+	if wanted.IsValid() && (wanted == reserved || s.useOf(now, c.MAC, wanted) == free) && accept(wanted) {
+		if s.stock.claim(wanted) {
+			return wanted, ""
 		}
-		user, err := s.o.Probe(ctx, addr)
+		user, err := s.stock.probe(ctx, wanted)
+		if err == nil && (user == nil || swarm.MACOf(user) == c.MAC) {
+			return wanted, ""
+		}
+		s.forget(c.MAC)
+		if err == nil {
+			s.conflict(wanted, user)
+			err = s.quarantine(ctx, wanted)
+		}
 		if err != nil {
-			s.desk.drop(c.MAC)
-			return netip.Addr{}, false, fmt.Sprintf("probe %s: %v", addr, err)
-		}
-		if user == nil || swarm.MACOf(user) == c.MAC {
-			return addr, false, ""
-		}
-		s.event(now, c.MAC, EventConflict, fmt.Sprintf("%s is used by %s, to whom we have not given it: quarantined", addr, user))
-		s.desk.drop(c.MAC)
-		if err := s.quarantine(ctx, addr); err != nil {
-			return netip.Addr{}, false, err.Error()
+			return netip.Addr{}, err.Error()
 		}
 	}
-	return netip.Addr{}, false, fmt.Sprintf("%d addresses in a row are used by others", maxProbes)
+	switch {
+	case reserved.IsValid():
+		return netip.Addr{}, fmt.Sprintf("%s is kept for this machine, but another one uses it still", reserved)
+	case c.Message != dhcpv4.MessageTypeDiscover:
+		return netip.Addr{}, fmt.Sprintf("%s is given away", wanted)
+	}
+	addr, err := s.stock.take(ctx, c.MAC, accept)
+	if errors.Is(err, errExhausted) {
+		if back, ok := s.desk.takeBack(now, c.MAC, func(a netip.Addr) bool { return s.useOf(now, c.MAC, a) != taken }); ok {
+			return back, ""
+		}
+	}
+	if err != nil {
+		return netip.Addr{}, err.Error()
+	}
+	return addr, ""
+}
+
+// conflict reports an address that is used by somebody to whom it was not given.
+func (s *Server) conflict(addr netip.Addr, by net.HardwareAddr) {
+	s.event(s.o.Now(), swarm.MACOf(by), EventConflict, fmt.Sprintf("%s is used by %s, to whom we have not given it: it is left alone", addr, by))
+}
+
+// forget drops the offer of a machine. Its address may be had by others.
+func (s *Server) forget(mac swarm.MAC) {
+	if addr, ok := s.desk.drop(mac); ok {
+		s.stock.giveBack(addr)
+	}
 }
 
 func (s *Server) useOf(now time.Time, mac swarm.MAC, addr netip.Addr) use {
+	if s.keptForOther(mac, addr) || s.desk.offeredToOther(now, addr, mac) {
+		return taken
+	}
 	holder, ok := s.o.Ledger.Holder(addr)
 	switch {
-	case !ok || holder == mac:
+	case !ok || holder == mac && mac != "":
 		return free
 	case holder == "":
 		return taken
@@ -259,6 +337,9 @@ func (s *Server) useOf(now time.Time, mac swarm.MAC, addr netip.Addr) use {
 
 // commit makes durable what the plan rests on. Every write is bounded: a client does not wait longer.
 func (s *Server) commit(ctx context.Context, mac swarm.MAC, plan Plan) error {
+	if plan.Bind == nil && !plan.Release.IsValid() && !plan.Quarantine.IsValid() {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, commitTime)
 	defer cancel()
 	if plan.Release.IsValid() {
@@ -288,25 +369,65 @@ func (s *Server) quarantine(ctx context.Context, addr netip.Addr) error {
 	return nil
 }
 
+// promptly is how soon a packet must be answered by a node that may have lost its duty: later its client has asked
+// everybody, and whoever holds the duty now answers.
+const promptly = time.Second
+
 // mayStillSend asks for the duty again: probing and committing take time, in which it may have gone to another node.
-func (s *Server) mayStillSend(ctx context.Context, before DutyState) string {
+func (s *Server) mayStillSend(ctx context.Context, before DutyState, received time.Time) string {
 	if ctx.Err() != nil {
 		return "we are stopping"
 	}
 	if s.o.Duty() < before {
 		return "duty on the segment was lost while the answer was prepared"
 	}
+	if before == RenewOnly && s.o.Now().Sub(received) > promptly {
+		return "the packet is old, and this node may have lost its duty"
+	}
 	return ""
 }
 
 func (s *Server) trace(t Trace) {
+	if !s.traced {
+		return
+	}
 	s.o.Log.Debug("dhcp packet", "mac", t.MAC, "what", t.What, "answer", t.Answer, "reason", t.Reason)
-	s.o.OnTrace(t)
+	if s.o.OnTrace != nil {
+		s.o.OnTrace(t)
+	}
 }
 
+// event reports what an operator should see, but not each of a flood: every one may become a write to the ledger.
 func (s *Server) event(now time.Time, mac swarm.MAC, kind EventKind, text string) {
+	if !s.alarm.ring(now, kind) {
+		s.o.Log.Debug("dhcp, one of many", "kind", kind, "mac", mac, "text", text)
+		return
+	}
 	s.o.Log.Warn("dhcp", "kind", kind, "mac", mac, "text", text)
 	s.o.OnEvent(Event{Time: now, MAC: mac, Kind: kind, Text: text})
+}
+
+// alarm counts events of a kind. Safe for concurrent use.
+type alarm struct {
+	mu    sync.Mutex
+	since time.Time
+	rung  map[EventKind]int
+}
+
+// At most mostEvents of a kind in eventWindow are reported.
+const (
+	mostEvents  = 10
+	eventWindow = time.Minute
+)
+
+func (a *alarm) ring(now time.Time, kind EventKind) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.rung == nil || now.Sub(a.since) >= eventWindow || now.Before(a.since) {
+		a.since, a.rung = now, make(map[EventKind]int)
+	}
+	a.rung[kind]++
+	return a.rung[kind] <= mostEvents
 }
 
 // newNonce draws 128 bits: whoever has the nonce of a boot may fetch that machine's install config once.

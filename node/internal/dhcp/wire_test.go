@@ -5,7 +5,6 @@ package dhcp
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -95,6 +94,17 @@ func within(ns string, f func() error) error {
 	return <-done
 }
 
+// arp opens the prober inside the server's namespace.
+func (s segment) arp(t *testing.T) (a *arp) {
+	t.Helper()
+	err := within(s.serverNS, func() (err error) { a, err = openARP("lan0"); return err })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(a.close)
+	return a
+}
+
 // serve runs a real server on the segment until the test ends.
 func (s segment) serve(t *testing.T, cfg Config) *memory {
 	t.Helper()
@@ -104,12 +114,9 @@ func (s segment) serve(t *testing.T, cfg Config) *memory {
 	srv, err := New(Options{
 		Config: cfg, Ledger: ledger, Duty: func() DutyState { return Full },
 		OnTrace: func(tr Trace) { mu.Lock(); defer mu.Unlock(); traces = append(traces, tr) },
-		Probe: func(ctx context.Context, a netip.Addr) (user net.HardwareAddr, err error) {
-			err = within(s.serverNS, func() error { user, err = ARPProbe(ctx, cfg.Interface, a); return err })
-			return user, err
-		},
-		listen: func(c Config) (l link, err error) {
-			err = within(s.serverNS, func() error { l, err = listen(c); return err })
+		Probe:   s.arp(t).probe,
+		Listen: func(c Config) (l Link, err error) {
+			err = within(s.serverNS, func() error { l, err = Listen(c); return err })
 			return l, err
 		},
 	})
@@ -194,7 +201,7 @@ func TestPerfdhcpLosesNothing(t *testing.T) {
 	run(t, "ip", "-n", seg.clientNS, "addr", "add", "10.77.0.2/16", "dev", "eth0")
 	cfg := testConfig()
 	cfg.Server, cfg.Router, cfg.DNS = netip.MustParseAddr("10.77.0.1"), netip.Addr{}, nil
-	cfg.Subnet, cfg.First, cfg.Last = netip.MustParsePrefix("10.77.0.0/16"), netip.MustParseAddr("10.77.1.0"), netip.MustParseAddr("10.77.9.255")
+	cfg.Subnet, cfg.Pools = netip.MustParsePrefix("10.77.0.0/16"), []Range{{netip.MustParseAddr("10.77.1.0"), netip.MustParseAddr("10.77.9.255")}}
 	ledger := seg.serve(t, cfg)
 	const exchanges = 400
 	// -W is in microseconds: without it the last exchange ends while its address is still being probed.
@@ -242,16 +249,11 @@ func TestARPProbeFindsTheUser(t *testing.T) {
 	need(t)
 	seg := newSegment(t, "192.168.42.1/24")
 	run(t, "ip", "-n", seg.clientNS, "addr", "add", "192.168.42.50/24", "dev", "eth0")
+	asker := seg.arp(t)
 	for addr, want := range map[string]string{"192.168.42.50": "52:54:00:00:00:01", "192.168.42.51": ""} {
-		err := within(seg.serverNS, func() error {
-			user, err := ARPProbe(context.Background(), "lan0", netip.MustParseAddr(addr))
-			if err == nil && user.String() != want {
-				err = fmt.Errorf("%s is used by %q, want %q", addr, user, want)
-			}
-			return err
-		})
-		if err != nil {
-			t.Error(err)
+		user, err := asker.probe(context.Background(), netip.MustParseAddr(addr))
+		if err != nil || user.String() != want {
+			t.Errorf("%s is used by %q, want %q (%v)", addr, user, want, err)
 		}
 	}
 }
@@ -260,7 +262,7 @@ func TestTwoServersOnOneInterfaceIsAnError(t *testing.T) {
 	need(t)
 	seg := newSegment(t, "192.168.42.1/24")
 	seg.serve(t, testConfig())
-	err := within(seg.serverNS, func() error { _, err := listen(testConfig()); return err })
+	err := within(seg.serverNS, func() error { _, err := Listen(testConfig()); return err })
 	if err == nil || !strings.Contains(err.Error(), "another DHCP server") {
 		t.Errorf("second listener: %v", err)
 	}

@@ -14,6 +14,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"time"
 
 	"offshoot/node/status"
@@ -40,8 +41,14 @@ type Service interface {
 	RenewDuty(ctx context.Context, from swarm.NodeID, segment string, term uint64) error
 	// RenewCertificate signs the caller's certificate request, if this node leads.
 	RenewCertificate(ctx context.Context, from swarm.NodeID, csr []byte) ([]byte, error)
+	// IssueOperator makes the file of an operator, if this node leads.
+	IssueOperator(ctx context.Context, from swarm.NodeID, r OperatorRequest) ([]byte, error)
 	// Authority takes the CA's key, which only the leader may bring.
 	Authority(ctx context.Context, from swarm.NodeID, key []byte) error
+	// Feed writes what was decided after an index of the ledger, and goes on until ctx ends.
+	Feed(ctx context.Context, from swarm.NodeID, after uint64, w io.Writer, flush func()) error
+	// Deliver takes DHCP packets that the former holder of a duty kept for this node.
+	Deliver(ctx context.Context, from swarm.NodeID, segment string, term uint64, packets [][]byte) error
 	// Pulse is what this node's ledger says of itself, as JSON.
 	Pulse() ([]byte, error)
 	// Traces are what this node remembers of a machine's packets and requests.
@@ -91,6 +98,13 @@ func Handler(s Service, who func(tls.ConnectionState) (swarm.NodeID, error), art
 	route("POST /v1/certificate", func(ctx context.Context, from swarm.NodeID, _ *http.Request, body []byte) ([]byte, error) {
 		return s.RenewCertificate(ctx, from, body)
 	})
+	route("POST /v1/operator", func(ctx context.Context, from swarm.NodeID, _ *http.Request, body []byte) ([]byte, error) {
+		var r OperatorRequest
+		if err := json.Unmarshal(body, &r); err != nil {
+			return nil, fmt.Errorf("operator: %w: %w", ErrRefused, err)
+		}
+		return s.IssueOperator(ctx, from, r)
+	})
 	route("PUT /v1/authority", func(ctx context.Context, from swarm.NodeID, _ *http.Request, body []byte) ([]byte, error) {
 		return nil, s.Authority(ctx, from, body)
 	})
@@ -102,6 +116,14 @@ func Handler(s Service, who func(tls.ConnectionState) (swarm.NodeID, error), art
 		}
 		return json.Marshal(s.Traces(mac))
 	})
+	route("POST /v1/deliver", func(ctx context.Context, from swarm.NodeID, _ *http.Request, body []byte) ([]byte, error) {
+		var d delivery
+		if err := json.Unmarshal(body, &d); err != nil {
+			return nil, fmt.Errorf("delivery: %w: %w", ErrRefused, err)
+		}
+		return nil, s.Deliver(ctx, from, d.Segment, d.Term, d.Packets)
+	})
+	mux.HandleFunc("GET /v1/feed", func(w http.ResponseWriter, r *http.Request) { feed(s, who, w, r) })
 	mux.HandleFunc("/v1/artifact/", func(w http.ResponseWriter, r *http.Request) {
 		if _, err := caller(who, r); err != nil {
 			http.Error(w, err.Error(), http.StatusForbidden)
@@ -110,6 +132,25 @@ func Handler(s Service, who func(tls.ConnectionState) (swarm.NodeID, error), art
 		artifacts.ServeHTTP(w, r)
 	})
 	return mux
+}
+
+// feed streams until the caller goes away: it has no answer that could be bounded.
+func feed(s Service, who func(tls.ConnectionState) (swarm.NodeID, error), w http.ResponseWriter, r *http.Request) {
+	from, err := caller(who, r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusForbidden)
+		return
+	}
+	after, err := strconv.ParseUint(r.URL.Query().Get("after"), 10, 64)
+	if err != nil {
+		http.Error(w, "after: want an index of the ledger", http.StatusForbidden)
+		return
+	}
+	begun := &started{ResponseWriter: w}
+	err = s.Feed(r.Context(), from, after, begun, func() { _ = http.NewResponseController(w).Flush() })
+	if !begun.yes {
+		reply(w, nil, err)
+	}
 }
 
 // JoinHandler serves strangers: only the redeeming of a ticket. redeem passes the request on to the leader.
@@ -137,6 +178,35 @@ func NewServer(h http.Handler, whole time.Duration) *http.Server {
 type duty struct {
 	Segment string `json:"segment"`
 	Term    uint64 `json:"term"`
+}
+
+// OperatorRequest asks for the file of an operator. Actor is the operator who wants it.
+type OperatorRequest struct {
+	Actor string `json:"actor"`
+	Name  string `json:"name"`
+	Role  string `json:"role"`
+}
+
+type delivery struct {
+	Segment string   `json:"segment"`
+	Term    uint64   `json:"term"`
+	Packets [][]byte `json:"packets"`
+}
+
+// started notices the first byte of an answer, after which no error can be told any more.
+type started struct {
+	http.ResponseWriter
+	yes bool
+}
+
+func (s *started) Write(b []byte) (int, error) {
+	s.yes = true
+	return s.ResponseWriter.Write(b)
+}
+
+// SetWriteDeadline bounds the next writes: a reader that stalls must not hold its feeder up for ever.
+func (s *started) SetWriteDeadline(t time.Time) error {
+	return http.NewResponseController(s.ResponseWriter).SetWriteDeadline(t)
 }
 
 func caller(who func(tls.ConnectionState) (swarm.NodeID, error), r *http.Request) (swarm.NodeID, error) {
@@ -215,6 +285,15 @@ func (c *Client) RenewCertificate(ctx context.Context, addr string, csr []byte) 
 	return c.call(ctx, addr, "POST", "/v1/certificate", csr)
 }
 
+// IssueOperator asks the leader for the file of an operator.
+func (c *Client) IssueOperator(ctx context.Context, addr string, r OperatorRequest) ([]byte, error) {
+	body, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	return c.call(ctx, addr, "POST", "/v1/operator", body)
+}
+
 // Authority brings the CA's key to a node that is to vote.
 func (c *Client) Authority(ctx context.Context, addr string, key []byte) error {
 	_, err := c.call(ctx, addr, "PUT", "/v1/authority", key)
@@ -224,6 +303,35 @@ func (c *Client) Authority(ctx context.Context, addr string, key []byte) error {
 // Pulse asks how far a node's copy of the ledger is.
 func (c *Client) Pulse(ctx context.Context, addr string) ([]byte, error) {
 	return c.call(ctx, addr, "GET", "/v1/pulse", nil)
+}
+
+// Feed opens the feed of a node. The caller closes it; ctx ends it too.
+func (c *Client) Feed(ctx context.Context, addr string, after uint64) (io.ReadCloser, error) {
+	path := fmt.Sprintf("/v1/feed?after=%d", after)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+addr+path, nil)
+	if err != nil {
+		return nil, fmt.Errorf("call %s%s: %w", addr, path, err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("call %s%s: %w", addr, path, err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp.Body, nil
+	}
+	defer func() { _ = resp.Body.Close() }()
+	_, err = Answer(resp)
+	return nil, err
+}
+
+// Deliver gives packets to the new holder of a duty.
+func (c *Client) Deliver(ctx context.Context, addr, segment string, term uint64, packets [][]byte) error {
+	body, err := json.Marshal(delivery{segment, term, packets})
+	if err != nil {
+		return err
+	}
+	_, err = c.call(ctx, addr, "POST", "/v1/deliver", body)
+	return err
 }
 
 // Traces asks what a node remembers of a machine.

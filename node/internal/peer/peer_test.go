@@ -53,6 +53,21 @@ func (f *far) Authority(_ context.Context, from swarm.NodeID, key []byte) error 
 	_, err := f.note("authority %s %s", from, key)
 	return err
 }
+func (f *far) IssueOperator(_ context.Context, from swarm.NodeID, r OperatorRequest) ([]byte, error) {
+	return f.note("operator %s %s %s %s", from, r.Actor, r.Name, r.Role)
+}
+func (f *far) Feed(_ context.Context, from swarm.NodeID, after uint64, w io.Writer, flush func()) error {
+	answer, err := f.note("feed %s %d", from, after)
+	if err == nil {
+		_, err = w.Write(answer)
+		flush()
+	}
+	return err
+}
+func (f *far) Deliver(_ context.Context, from swarm.NodeID, segment string, term uint64, packets [][]byte) error {
+	_, err := f.note("deliver %s %s %d %q", from, segment, term, packets)
+	return err
+}
 func (f *far) Pulse() ([]byte, error) { return f.note("pulse") }
 func (f *far) Traces(mac swarm.MAC) []status.Trace {
 	_, _ = f.note("traces %s", mac)
@@ -116,13 +131,20 @@ func TestEveryCallArrivesWithItsVerifiedCaller(t *testing.T) {
 	answered(c.RenewCertificate(ctx, "node", []byte("csr")))
 	done(c.Authority(ctx, "node", []byte("key")))
 	answered(c.Pulse(ctx, "node"))
+	answered(c.IssueOperator(ctx, "node", OperatorRequest{Actor: "root", Name: "alice", Role: "view"}))
+	done(c.Deliver(ctx, "node", "s1", 7, [][]byte{[]byte("a"), []byte("b")}))
+	feed, err := c.Feed(ctx, "node", 12)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answered(io.ReadAll(feed))
 	traces, err := c.Traces(ctx, "node", "52:54:00:00:00:01")
 	if err != nil || len(traces) != 1 || traces[0].What != "DISCOVER" {
 		t.Errorf("traces %v, %v", traces, err)
 	}
 	want := []string{
 		"propose 00000000000000aa 3", "redeem request", "duty 00000000000000aa s1 7", "certificate 00000000000000aa csr",
-		"authority 00000000000000aa key", "pulse", "traces 52:54:00:00:00:01",
+		"authority 00000000000000aa key", "pulse", "operator 00000000000000aa root alice view", `deliver 00000000000000aa s1 7 ["a" "b"]`, "feed 00000000000000aa 12", "traces 52:54:00:00:00:01",
 	}
 	if got := strings.Join(f.asked, "\n"); got != strings.Join(want, "\n") {
 		t.Errorf("asked:\n%s\nwant:\n%s", got, strings.Join(want, "\n"))
@@ -164,6 +186,7 @@ func TestStrangerIsRefusedBeforeAnythingIsDone(t *testing.T) {
 		for _, call := range []string{
 			"POST /v1/propose", "POST /v1/redeem", "POST /v1/duty", "POST /v1/certificate", "PUT /v1/authority", "GET /v1/pulse",
 			"GET /v1/traces/52:54:00:00:00:01", "GET /v1/artifact/00",
+			"POST /v1/operator", "POST /v1/deliver", "GET /v1/feed?after=0",
 		} {
 			method, path, _ := strings.Cut(call, " ")
 			body := &countingReader{}

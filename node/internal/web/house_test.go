@@ -79,7 +79,7 @@ func newHouse(t *testing.T) *house {
 	} {
 		h.must(swarm.SeeMachine{MAC: mac, Segment: "s1"})
 		lease.Segment, lease.MAC, lease.Class, lease.Expires = "s1", mac, "ipxe", day.Add(time.Hour)
-		h.must(swarm.BindLease{Term: 1, Lease: lease})
+		h.must(swarm.BindLeases{Segment: "s1", Term: 1, Leases: []swarm.Lease{lease}})
 	}
 	h.handler = New(Options{
 		View: h.state.View, Propose: h.propose,

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"offshoot/node/status"
+)
+
+// moment is a point in time as people read it, in their zone.
+func moment(t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return t.Local().Format("2006-01-02 15:04:05")
+}
+
+func printSegments(w io.Writer, s status.Status) error {
+	var rows [][]string
+	for _, g := range s.Segments {
+		rows = append(rows, []string{g.ID, g.Network, dutyOf(g), fmt.Sprint(g.Term), since(g.Since, s.Time), strings.Join(g.Nodes, ","), fmt.Sprint(g.Leases), strings.Join(g.Pools, ",")})
+	}
+	return table(w, "SEGMENT NETWORK DUTY TERM FOR NODES LEASES POOLS", rows)
+}
+
+func printLeases(w io.Writer, all []status.Lease, now time.Time) error {
+	var rows [][]string
+	for _, l := range all {
+		state, left := l.State, "-"
+		if l.Reserved && l.State != status.LeaseReserved {
+			state += ",reserved"
+		}
+		if d := l.Expires.Sub(now); d > 0 {
+			left = since(now, l.Expires)
+		}
+		rows = append(rows, []string{l.Address, l.Segment, l.MAC, l.Name, state, left, l.Class, l.Hostname})
+	}
+	return table(w, "ADDRESS SEGMENT MAC MACHINE STATE LEFT CLIENT CALLS-ITSELF", rows)
+}
+
+func printTickets(w io.Writer, all []status.Ticket) error {
+	var rows [][]string
+	for _, t := range all {
+		rows = append(rows, []string{t.ID, t.Name, t.Machine, t.Segment, t.Address, t.State, moment(t.Expires), t.Node})
+	}
+	return table(w, "TICKET MACHINE MAC SEGMENT ADDRESS STATE UNTIL NODE", rows)
+}
+
+func printOperators(w io.Writer, all []status.Operator) error {
+	var rows [][]string
+	for _, o := range all {
+		state := "good"
+		if o.Revoked {
+			state = "revoked"
+		}
+		rows = append(rows, []string{o.Name, o.Role, state, moment(o.NotAfter), o.Serial})
+	}
+	return table(w, "OPERATOR ROLE STATE UNTIL SERIAL", rows)
+}
+
+func printAudit(w io.Writer, all []status.AuditEntry) error {
+	var rows [][]string
+	for _, e := range all {
+		what := e.Text
+		if e.Refused != "" {
+			what += " REFUSED: " + e.Refused
+		}
+		rows = append(rows, []string{moment(e.Time), e.Node, e.Actor, e.Op, what})
+	}
+	return table(w, "TIME ASKED WHO DECISION WHAT", rows)
+}
+
+func printEviction(w io.Writer, e status.Eviction) error {
+	if _, err := fmt.Fprintf(w, "evicting %s (%s) would mean:\n", plain(e.Node.Name), e.Node.ID); err != nil {
+		return err
+	}
+	for _, step := range e.Steps() {
+		if _, err := fmt.Fprintln(w, "  - "+plain(step)); err != nil {
+			return err
+		}
+	}
+	for _, risk := range e.Risks {
+		if _, err := fmt.Fprintln(w, "  RISK, needs --force: "+plain(risk)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,237 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"offshoot/node"
+	"offshoot/node/status"
+)
+
+func newSwarm(s *settings) *cobra.Command {
+	voters := &cobra.Command{
+		Use: "voters N", Short: "Change how many nodes at most vote on the ledger", Args: exactly("N"), Example: "  offshoot swarm set voters 5",
+		Long: `Decisions need a majority of the voters: 3 of them survive the loss of one, 5 that of two. Installed nodes become voters
+by themselves as far as there are any; an even number is refused, since it only makes ties.`,
+		RunE: func(c *cobra.Command, args []string) error {
+			n, err := strconv.Atoi(args[0])
+			if err != nil || n < 1 || n%2 == 0 {
+				return usage("%q voters: want an odd number, so that no half of them can be stuck", args[0])
+			}
+			return s.asking(func(ctx context.Context, client *node.Client, _ []string) error {
+				if err := client.SetVoters(ctx, n); err != nil {
+					return err
+				}
+				say(fmt.Sprintf("voters    at most %d from now on; who votes: offshoot swarm members", n))
+				return nil
+			})(c, args)
+		},
+	}
+	rotate := &cobra.Command{
+		Use: "rotate-keys", Short: "Change the key that gossip is encrypted with", Args: exactly(), Example: "  offshoot swarm rotate-keys",
+		Long: `rotate-keys begins to change the gossip key, in three steps that leave no gap: everybody learns the new key, everybody uses
+it, everybody forgets the old one. The leader takes each step when all living nodes have taken the one before. Evicting a
+node does this by itself.`,
+		RunE: s.asking(func(ctx context.Context, n *node.Client, _ []string) error {
+			if err := n.RotateKeys(ctx); err != nil {
+				return err
+			}
+			say("rotating  the gossip key; a node that is away gets the new one when it comes back")
+			return nil
+		}),
+	}
+	return group("swarm", "The swarm as a whole", newStatus(s), newMembers(s), newLeave(s), newEvict(s), newTrust(s),
+		group("set", "Settings of the swarm", voters), rotate, newAudit(s), newSnapshot(s), newRecover(s))
+}
+
+func newMembers(s *settings) *cobra.Command {
+	var o output
+	c := &cobra.Command{
+		Use: "members", Short: "List the nodes", Args: exactly(), Example: "  offshoot swarm members\n  offshoot swarm members -o json",
+		RunE: s.asking(func(ctx context.Context, n *node.Client, _ []string) error {
+			st, err := n.Status(ctx)
+			if err != nil {
+				return err
+			}
+			return o.print(st.Nodes, func() error { return printNodes(os.Stdout, st) })
+		}),
+	}
+	o.flag(c)
+	return c
+}
+
+func newLeave(s *settings) *cobra.Command {
+	return &cobra.Command{
+		Use: "leave", Short: "Hand everything over and take the node on this machine out of the swarm", Args: exactly(),
+		Long: `leave passes every duty of this node on, gives up its vote, and stops it. It refuses, and changes nothing,
+while no other living node is on a segment that this one serves.`,
+		Example: "  offshoot swarm leave",
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := s.here("leave", "; to put another node out: offshoot swarm evict NODE"); err != nil {
+				return err
+			}
+			return s.asking(func(ctx context.Context, n *node.Client, _ []string) error {
+				if err := n.Leave(ctx); err != nil {
+					return err
+				}
+				say("left      everything is handed over; the node has stopped")
+				return nil
+			})(c, args)
+		},
+	}
+}
+
+func newEvict(s *settings) *cobra.Command {
+	var (
+		o                  output
+		yes, force, dryRun bool
+	)
+	c := &cobra.Command{
+		Use: "evict NODE", Short: "Put a node out of the swarm for good: stolen, broken, not trusted", Args: exactly("NODE (name or id)"),
+		Long: `evict revokes the certificate of a node, changes the gossip key, and gives its duties and its vote to others. It shows first
+what will happen, and asks. It refuses to evict the last voter, and needs --force if nobody else can serve a segment of a
+node that is alive, or if the other voters could not decide without it.
+
+It does not touch the machine itself. NODE is a name or an id of: offshoot swarm members`,
+		Example: "  offshoot swarm evict m2\n  offshoot swarm evict --dry-run m2\n  offshoot swarm evict --yes 3f9c2a7be01d44c8",
+		RunE: s.asking(func(ctx context.Context, n *node.Client, args []string) error {
+			st, err := n.Status(ctx)
+			if err != nil {
+				return err
+			}
+			eviction, err := st.PlanEviction(args[0])
+			if err != nil {
+				return err
+			}
+			if dryRun {
+				return o.print(eviction, func() error { return printEviction(os.Stdout, eviction) })
+			}
+			gone := eviction.Node
+			plan(fmt.Sprintf("evicting  %s (%s, %s, %s):", gone.Name, gone.ID, gone.State, gone.Role), eviction.Steps(), eviction.Risks)
+			if err := eviction.Check(force); err != nil {
+				return err
+			}
+			if err := confirm(ctx, gone.Name, yes); err != nil {
+				return err
+			}
+			if err := n.Evict(ctx, gone.ID, force); err != nil {
+				return err
+			}
+			say("evicted   " + gone.Name + "; watch what takes its place: offshoot swarm status --watch")
+			return nil
+		}),
+	}
+	o.flag(c)
+	c.Flags().BoolVar(&yes, "yes", false, "do it without asking")
+	c.Flags().BoolVar(&force, "force", false, "accept the risks that the plan names")
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "only print what would happen")
+	return c
+}
+
+func newTrust(s *settings) *cobra.Command {
+	return &cobra.Command{
+		Use: "trust NODE", Short: "Take a node out of quarantine, after you have looked at it", Args: exactly("NODE (name or id)"), Example: "  offshoot swarm trust m2",
+		Long: `A node is in quarantine when its ticket was shown a second time with another key: one of the two machines is a thief. It
+keeps its certificate, and gets neither duty nor vote. trust says that this node is the right one.`,
+		RunE: s.asking(func(ctx context.Context, n *node.Client, args []string) error {
+			if err := n.Trust(ctx, args[0]); err != nil {
+				return err
+			}
+			say("trusted   " + args[0] + " may hold duty and vote again")
+			return nil
+		}),
+	}
+}
+
+func newAudit(s *settings) *cobra.Command {
+	var (
+		o    output
+		last int
+	)
+	c := &cobra.Command{
+		Use: "audit", Short: "Show what operators decided, who it was and from where", Args: exactly(),
+		Long: `audit lists the decisions of operators, newest last, also those that the swarm refused. It keeps the last 10,000. What nodes
+decide by themselves stands on the timelines of machines: offshoot machine show MAC`,
+		Example: "  offshoot swarm audit\n  offshoot swarm audit --last 0 -o json",
+		RunE: s.asking(func(ctx context.Context, n *node.Client, _ []string) error {
+			if last < 0 {
+				return usage("--last %d: want 0 (all) or more", last)
+			}
+			entries, err := n.Audit(ctx)
+			if err != nil {
+				return err
+			}
+			if last > 0 && len(entries) > last {
+				entries = entries[len(entries)-last:]
+			}
+			return o.print(entries, func() error { return printAudit(os.Stdout, entries) })
+		}),
+	}
+	o.flag(c)
+	c.Flags().IntVarP(&last, "last", "n", 50, "how many; 0 is all")
+	return c
+}
+
+func newRecover(s *settings) *cobra.Command {
+	var yes bool
+	c := &cobra.Command{
+		Use: "recover", Short: "Found the swarm anew from this machine's data, when its voters are lost for ever", Args: exactly(),
+		Long: `recover is for the day on which a majority of the voters is lost and does not come back. It makes the node on this machine the
+only voter of what its data directory holds; the others follow it when it runs. The node must be stopped. A copy of the
+ledger is kept beside it.
+
+What was decided by others and had not arrived here is lost. Where several nodes are left, recover the one whose ledger is
+newest, and never two: each would be a swarm of its own, with the same name.`,
+		Example: "  sudo offshoot swarm recover",
+		RunE: func(c *cobra.Command, _ []string) error {
+			ctx := c.Context()
+			if err := s.here("recover", ""); err != nil {
+				return err
+			}
+			log, err := s.logger()
+			if err != nil {
+				return err
+			}
+			if _, err := os.Stat(filepath.Join(s.dataDir, "node.json")); err != nil {
+				return fmt.Errorf("%w: %s holds no node that could be recovered; is it another --data-dir?", node.ErrNoSwarm, s.dataDir)
+			}
+			n := node.NewClient(s.dataDir)
+			defer n.Close()
+			if _, err := n.Status(ctx); !errors.Is(err, node.ErrUnreachable) {
+				return fmt.Errorf("%w: a node runs on %s. If its swarm has no quorum for ever, stop it first: systemctl stop offshoot", status.ErrUnsafe, s.dataDir)
+			}
+			plan("recovering the swarm from "+s.dataDir+":", []string{
+				"this node becomes the only voter of what its directory holds; a copy of that is kept beside it",
+				"LOST: what other voters decided and this node had not heard: leases, installations, joins, evictions",
+				"a former voter that comes back with its disk is another swarm of the same name: it must stay off, and be installed again",
+				"nodes that are left follow this one when it runs; then the swarm chooses new voters by itself",
+				"recover only one node: the one whose ledger/raft.db was written last, among those that have a ca.key",
+			}, withoutAuthority(s.dataDir))
+			if err := confirm(ctx, "recover", yes); err != nil {
+				return err
+			}
+			if err := node.Recover(ctx, s.dataDir, log); err != nil {
+				return err
+			}
+			say("recovered start it now: systemctl start offshoot; then: offshoot swarm status")
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&yes, "yes", false, "do it without asking")
+	return c
+}
+
+// withoutAuthority is the risk of recovering a node that has never voted.
+func withoutAuthority(dataDir string) []string {
+	if _, err := os.Stat(filepath.Join(dataDir, "ca.key")); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return []string{"this node has no ca.key, since it has never voted: nobody could join or renew a certificate afterwards, and in 7 days nodes would stop to understand each other. Recover one that has it, or copy the ca.key of a lost voter or of the seed here first"}
+}

@@ -1,0 +1,134 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+
+	"offshoot/node/internal/api"
+	"offshoot/node/internal/peer"
+	"offshoot/swarm"
+	"offshoot/swarm/identity"
+	"offshoot/swarm/ledger"
+)
+
+// evict puts a node out for good: its certificate ends, the gossip key is changed without it, and its duties and vote go to
+// others as soon as their time is over.
+func (s *services) evict(ctx context.Context, actor string, id swarm.NodeID) error {
+	return s.decideAs(ctx, actor, swarm.EvictNode{Node: id, Reason: "evicted by " + actor, Key: identity.NewGossipKey().Encode()})
+}
+
+// rotateKeys begins to change the gossip key; the steward sees to the rest.
+func (s *services) rotateKeys(ctx context.Context, actor string) error {
+	return s.decideAs(ctx, actor, swarm.RotateKeys{Key: identity.NewGossipKey().Encode()})
+}
+
+func (s *services) decideAs(ctx context.Context, actor string, op swarm.Op) error {
+	ctx, cancel := context.WithTimeout(ctx, decideTime)
+	defer cancel()
+	result, err := s.replica.proposeAs(ctx, actor, op)
+	if err != nil {
+		return err
+	}
+	return result.Err()
+}
+
+// addOperator makes an operator's file, here or on the leader: only voters can sign.
+func (s *services) addOperator(ctx context.Context, actor, name, role string) ([]byte, error) {
+	request := peer.OperatorRequest{Actor: actor, Name: name, Role: role}
+	file, err := s.service.IssueOperator(ctx, s.memory.Node, request)
+	if !errors.Is(err, peer.ErrNotLeader) {
+		return file, err
+	}
+	_, leader, ok := s.replica.ledger.Leader()
+	if !ok {
+		return nil, errors.New("the swarm has no leader at the moment: try again")
+	}
+	return s.client.IssueOperator(ctx, leader, request)
+}
+
+// maxEndpoints bounds the addresses in an operator's file: one that answers is enough.
+const maxEndpoints = 8
+
+// IssueOperator makes an operator's file. It leaves only after its serial was written down.
+func (s *service) IssueOperator(ctx context.Context, _ swarm.NodeID, r peer.OperatorRequest) ([]byte, error) {
+	ca := s.ca.Load()
+	if !s.ledger.IsLeader() || ca == nil {
+		return nil, peer.ErrNotLeader
+	}
+	file, serial, err := ca.IssueOperator(r.Name, r.Role, s.now(), 0)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", peer.ErrRefused, err)
+	}
+	for _, n := range s.state.View().Nodes() {
+		if n.Eligible() && len(file.Endpoints) < maxEndpoints {
+			file.Endpoints = append(file.Endpoints, n.Address)
+		}
+	}
+	result, err := s.proposeAs(ctx, r.Actor, swarm.AddOperator{Name: r.Name, Role: r.Role, Serial: serial, NotAfter: file.NotAfter()})
+	if err != nil {
+		return nil, err
+	}
+	if err := result.Err(); err != nil {
+		return nil, fmt.Errorf("%w: %w", peer.ErrRefused, err)
+	}
+	return file.Encode()
+}
+
+// operator names whoever stands behind a connection to the operators' port.
+func (s *services) operator(r *http.Request) (api.Caller, error) {
+	if r.TLS == nil {
+		return api.Caller{}, errors.New("no TLS")
+	}
+	p, err := identity.PeerOf(*r.TLS)
+	if err != nil {
+		return api.Caller{}, err
+	}
+	return api.Caller{Name: "operator " + p.Operator, Role: p.OperatorRole, From: r.RemoteAddr}, nil
+}
+
+// restoreSnapshot replaces the whole state on all nodes.
+func (s *services) restoreSnapshot(ctx context.Context, actor string, r io.Reader) error {
+	if !s.replica.ledger.IsLeader() {
+		leader, _, _ := s.replica.ledger.Leader()
+		n, _ := s.state.View().Node(leader)
+		return fmt.Errorf("a snapshot is restored on the node that leads, which is %s: run this there", n.Name)
+	}
+	if err := s.replica.ledger.RestoreSnapshot(ctx, r); err != nil {
+		return err
+	}
+	// The audit log was replaced with the rest: this is the first line of what comes after.
+	return s.decideAs(ctx, actor, swarm.Note{Kind: "restored", Text: "the whole state was replaced by a snapshot", Warn: true})
+}
+
+// Recover makes the node of a data directory the only voter of its swarm, when the others are lost. Nothing may run on the
+// directory. What the lost voters had decided and this node had not heard is lost with them.
+func Recover(_ context.Context, dir string, log *slog.Logger) error {
+	release, err := lock(dir)
+	if err != nil {
+		return err
+	}
+	defer release()
+	m, member, err := loadMemory(dir)
+	if err != nil {
+		return err
+	}
+	if !member {
+		return fmt.Errorf("%w: %s holds no node", ErrNoSwarm, dir)
+	}
+	if _, err := identity.LoadCA(dir); errors.Is(err, fs.ErrNotExist) {
+		log.Warn("this node has never voted, so it has no copy of the swarm's authority: the swarm will serve, but nobody can join it or renew a certificate")
+	} else if err != nil {
+		return err
+	}
+	blank := &replica{state: swarm.NewState(), ages: newAges(uptime, maxLease), broken: func(err error) { log.Warn("ledger entry is not understood", "error", err) }}
+	return ledger.Recover(ledger.Options{
+		Dir: filepath.Join(dir, "ledger"), ID: m.Node, Address: netip.AddrPortFrom(m.Address.Addr(), PeerPort).String(), FSM: blank, Logger: log,
+	})
+}

@@ -1,0 +1,234 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"offshoot/node/internal/dhcp"
+	"offshoot/swarm"
+)
+
+// maxLease is the longest time that an address is given for: nobody uses an address longer than this after its binding
+// was last written down, whatever the clocks on the wall say.
+const maxLease = time.Hour
+
+// ages knows for how long this node has seen each binding unchanged, by its own clock. An address is given to another
+// machine only when it has watched the binding for as long as it can last: the wall clock of whoever wrote it down, or our
+// own, may have jumped. It is safe for concurrent use.
+type ages struct {
+	clock   func() time.Duration
+	longest time.Duration // a lease
+
+	mu    sync.Mutex
+	since time.Duration // nothing is older than what this node has seen itself
+	bound map[netip.Addr]time.Duration
+}
+
+func newAges(clock func() time.Duration, longest time.Duration) *ages {
+	return &ages{clock: clock, longest: longest, since: clock(), bound: map[netip.Addr]time.Duration{}}
+}
+
+// note begins the watch over bindings that were just written down.
+func (a *ages) note(leases []swarm.Lease) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.clock()
+	for _, l := range leases {
+		a.bound[l.Addr] = now
+	}
+}
+
+// restart forgets everything: the state was replaced.
+func (a *ages) restart() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.since = a.clock()
+	clear(a.bound)
+}
+
+// over says whether a binding of this address can not be in use any more, also by a client whose clock is slower than ours.
+func (a *ages) over(addr netip.Addr) bool { return a.left(addr) <= -a.longest/clockSkew }
+
+// clockSkew is the part of a time by which two clocks may be apart at its end: 5 % each way, as for duties.
+const clockSkew = 10
+
+// left is for how long a binding of this address may be in use still.
+func (a *ages) left(addr netip.Addr) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return max(a.since, a.bound[addr]) + a.longest - a.clock()
+}
+
+// leases is the DHCP server's ledger for one segment in one term.
+type leases struct {
+	*replica
+	segment string
+	term    uint64
+	waiting chan pending
+}
+
+func newLeases(r *replica, segment string, term uint64) *leases {
+	return &leases{r, segment, term, make(chan pending, 2*batchMost)}
+}
+
+var _ dhcp.Ledger = (*leases)(nil)
+
+// Binding is the last binding of a machine. Its end is the earlier one of what the wall clock and our own say.
+func (l *leases) Binding(mac swarm.MAC) (dhcp.Binding, bool) {
+	lease, ok := l.state.View().LeaseOf(l.segment, mac)
+	b := dhcp.Binding{MAC: lease.MAC, Addr: lease.Addr, Nonce: lease.Nonce, Expires: lease.Expires, Class: lease.Class, Hostname: lease.Hostname}
+	if end := l.now().Add(l.ages.left(b.Addr)); ok && !b.Expires.IsZero() && end.Before(b.Expires) {
+		b.Expires = end
+	}
+	return b, ok
+}
+
+// Holder is who an address belongs to. An address whose lease is over by the wall clock only belongs to nobody in
+// particular, like one in quarantine: it is not given out.
+func (l *leases) Holder(addr netip.Addr) (swarm.MAC, bool) {
+	lease, ok := l.state.View().Lease(l.segment, addr)
+	live := lease.Live(l.now())
+	switch {
+	case ok && lease.MAC == "" && !live:
+		return "", false // its quarantine is over
+	case ok && lease.MAC != "" && !live && !l.ages.over(addr):
+		return "", true
+	}
+	return lease.MAC, ok
+}
+
+// Reserved is the address that an operator gave to a machine.
+func (l *leases) Reserved(mac swarm.MAC) (netip.Addr, bool) {
+	r, ok := l.state.View().ReservationOf(l.segment, mac)
+	return r.Addr, ok
+}
+
+// ReservedFor is the machine that an operator gave an address to.
+func (l *leases) ReservedFor(addr netip.Addr) (swarm.MAC, bool) {
+	r, ok := l.state.View().ReservedFor(l.segment, addr)
+	return r.MAC, ok
+}
+
+// commit writes bindings down, and returns for each whether it was refused.
+func (l *leases) commit(ctx context.Context, all []swarm.Lease) ([]error, error) {
+	result, err := l.propose(ctx, swarm.BindLeases{Segment: l.segment, Term: l.term, Leases: all})
+	if err != nil {
+		return nil, err
+	}
+	var refusals []string
+	if err := result.Decode(&refusals); err != nil {
+		return nil, err
+	}
+	if len(refusals) != len(all) {
+		return nil, fmt.Errorf("%d bindings were proposed, %d answered", len(all), len(refusals))
+	}
+	out := make([]error, len(all))
+	for i, text := range refusals {
+		if text != "" {
+			out[i] = errors.New(text)
+		}
+	}
+	return out, nil
+}
+
+// Release ends a binding.
+func (l *leases) Release(ctx context.Context, mac swarm.MAC, addr netip.Addr) error {
+	return l.decide(ctx, swarm.ReleaseLease{Segment: l.segment, MAC: mac, Addr: addr})
+}
+
+// quarantineTime is how long an address that a machine declined is not given out: RFC 2131 leaves it to the server.
+const quarantineTime = 10 * time.Minute
+
+// Quarantine keeps an address from everybody.
+func (l *leases) Quarantine(ctx context.Context, addr netip.Addr) error {
+	return l.decide(ctx, swarm.QuarantineAddress{Segment: l.segment, Addr: addr, Until: l.now().Add(quarantineTime)})
+}
+
+// batchMost bounds the bindings of one command: about 60 KB, a quarter of what the ledger takes.
+const batchMost = 256
+
+// batchWriters is how many writes may be under way: while one syncs, the next gathers, and a lost one does not stop all.
+const batchWriters = 2
+
+// commitTime bounds one write: whoever asked for the binding has asked again by then.
+const commitTime = 5 * time.Second
+
+// pending is a binding that waits to be written down.
+type pending struct {
+	lease swarm.Lease
+	done  chan error // one place: the writer never waits for who asked
+}
+
+// Bind commits a binding, together with all others that ask while the ledger writes. It waits for a write that is under
+// way and its own, not longer.
+func (l *leases) Bind(ctx context.Context, b dhcp.Binding) error {
+	p := pending{done: make(chan error, 1), lease: swarm.Lease{
+		Segment: l.segment, MAC: b.MAC, Addr: b.Addr, Class: b.Class, Nonce: b.Nonce, Hostname: b.Hostname, Expires: b.Expires,
+	}}
+	select {
+	case l.waiting <- p:
+	case <-ctx.Done():
+		return fmt.Errorf("the ledger is busy: %w", ctx.Err())
+	}
+	select {
+	case err := <-p.done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("not committed in time: %w", ctx.Err())
+	}
+}
+
+// Run writes bindings down until ctx ends. Nothing waits for company: the first goes at once, and whoever comes during its
+// write goes with the next, so that one sync of the voters' disks serves them all.
+func (l *leases) Run(ctx context.Context) error {
+	var writers sync.WaitGroup
+	for range batchWriters {
+		writers.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case first := <-l.waiting:
+					l.write(ctx, l.gather(first))
+				}
+			}
+		})
+	}
+	writers.Wait()
+	return nil
+}
+
+// gather takes what waits already.
+func (l *leases) gather(first pending) []pending {
+	all := []pending{first}
+	for len(all) < batchMost {
+		select {
+		case p := <-l.waiting:
+			all = append(all, p)
+		default:
+			return all
+		}
+	}
+	return all
+}
+
+func (l *leases) write(ctx context.Context, all []pending) {
+	ctx, cancel := context.WithTimeout(ctx, commitTime)
+	defer cancel()
+	bindings := make([]swarm.Lease, len(all))
+	for i, p := range all {
+		bindings[i] = p.lease
+	}
+	refusals, err := l.commit(ctx, bindings)
+	for i, p := range all {
+		if err == nil {
+			p.done <- refusals[i]
+		} else {
+			p.done <- err
+		}
+	}
+}

@@ -1,0 +1,211 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"hash/maphash"
+	"io"
+	"net"
+	"sync"
+
+	"offshoot/node/internal/dhcp"
+)
+
+// mailbox stands between a segment and the DHCP server of a post, so that no packet is lost when the duty moves: what
+// arrives after the last answer of the former holder is kept there, and put into the mailbox of the new one.
+type mailbox struct {
+	letters chan letter   // from the former holder
+	ended   chan struct{} // closed by keep
+	closed  chan struct{}
+
+	mu      sync.Mutex
+	keeping bool
+	kept    [][]byte
+	seen    map[uint64]bool // the first packets that this node heard itself, so that none of them is answered twice
+	seed    maphash.Seed
+	card    dhcp.Link
+	pump    sync.WaitGroup
+	once    sync.Once
+}
+
+// letter is a packet. unicast: it was sent to this node's own address.
+type letter struct {
+	raw     []byte
+	unicast bool
+	err     error // of the link: the last letter
+}
+
+// Bounds of a mailbox: a handover takes well under a second, in which a thousand machines may ask.
+const (
+	mailMost = 1024
+	seenMost = 4096
+)
+
+func newMailbox() *mailbox {
+	return &mailbox{letters: make(chan letter, mailMost), ended: make(chan struct{}), closed: make(chan struct{}), seed: maphash.MakeSeed(), seen: map[uint64]bool{}}
+}
+
+// listen opens a link whose packets go through the mailbox.
+func (m *mailbox) listen(open func(dhcp.Config) (dhcp.Link, error)) func(dhcp.Config) (dhcp.Link, error) {
+	return func(c dhcp.Config) (dhcp.Link, error) {
+		card, err := open(c)
+		if err != nil {
+			return nil, err
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.card = card
+		d := &slot{box: m, in: make(chan letter, mailMost), done: make(chan struct{})}
+		m.pump.Go(func() { m.carry(card, d) })
+		return d, nil
+	}
+}
+
+// carry reads the link until it is closed.
+func (m *mailbox) carry(card dhcp.Link, d *slot) {
+	for {
+		buf := make([]byte, maxMail)
+		n, unicast, err := card.Receive(buf)
+		if err != nil {
+			select {
+			case d.in <- letter{err: err}:
+			case <-d.done:
+			}
+			return
+		}
+		m.sort(letter{raw: buf[:n], unicast: unicast}, d)
+	}
+}
+
+// maxMail is the largest Ethernet payload without jumbo frames.
+const maxMail = 1500
+
+// sort gives a packet to the server of this post, or keeps it for the next holder once this one has stopped answering. What
+// was sent to this node by its address is not for others. Too many packets are lost, as they are in a socket.
+func (m *mailbox) sort(l letter, d *slot) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.keeping {
+		if !l.unicast && len(m.kept) < mailMost {
+			m.kept = append(m.kept, l.raw)
+		}
+		return
+	}
+	if len(m.seen) < seenMost {
+		m.seen[maphash.Bytes(m.seed, l.raw)] = true
+	}
+	select {
+	case d.in <- l:
+	default:
+	}
+}
+
+// keep makes the mailbox keep what arrives from now on. The server gets what came before, and then io.EOF.
+func (m *mailbox) keep() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.keeping {
+		m.keeping = true
+		close(m.ended)
+	}
+}
+
+// isKeeping says whether the server of this post has got its last packet.
+func (m *mailbox) isKeeping() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.keeping
+}
+
+// take empties it.
+func (m *mailbox) take() [][]byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := m.kept
+	m.kept = nil
+	return out
+}
+
+// put hands packets to the server of this post, but for those that it has heard itself.
+func (m *mailbox) put(ctx context.Context, packets [][]byte) error {
+	for _, raw := range packets {
+		m.mu.Lock()
+		known := m.seen[maphash.Bytes(m.seed, raw)]
+		m.mu.Unlock()
+		if known {
+			continue
+		}
+		select {
+		case m.letters <- letter{raw: raw}:
+		case <-m.closed:
+			return errors.New("the post is left")
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// close ends the post: nothing can be put into its mailbox any more.
+func (m *mailbox) close() {
+	m.once.Do(func() { close(m.closed) })
+	m.release()
+}
+
+// release lets go of the link.
+func (m *mailbox) release() {
+	m.mu.Lock()
+	card := m.card
+	m.card = nil
+	m.mu.Unlock()
+	if card != nil {
+		_ = card.Close() // nothing is lost with it
+	}
+	m.pump.Wait()
+}
+
+// slot is the link as the server sees it.
+type slot struct {
+	box  *mailbox
+	in   chan letter
+	done chan struct{}
+	once sync.Once
+}
+
+var _ dhcp.Link = (*slot)(nil)
+
+func (d *slot) Receive(buf []byte) (int, bool, error) {
+	var l letter
+	select {
+	case <-d.done:
+		return 0, false, net.ErrClosed
+	case l = <-d.in:
+	case l = <-d.box.letters:
+	case <-d.box.ended:
+		select {
+		case l = <-d.in:
+		default:
+			return 0, false, io.EOF
+		}
+	}
+	return copy(buf, l.raw), l.unicast, l.err
+}
+
+func (d *slot) Send(b []byte, to dhcp.Destination, client net.HardwareAddr) error {
+	d.box.mu.Lock()
+	card := d.box.card
+	d.box.mu.Unlock()
+	if card == nil {
+		return net.ErrClosed
+	}
+	return card.Send(b, to, client)
+}
+
+// Close ends the server's use of the link. While packets are kept for the next holder, the link itself stays open.
+func (d *slot) Close() error {
+	d.once.Do(func() { close(d.done) })
+	if !d.box.isKeeping() {
+		d.box.release()
+	}
+	return nil
+}

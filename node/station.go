@@ -1,0 +1,205 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"offshoot/node/internal/boot"
+	"offshoot/node/internal/dhcp"
+	"offshoot/node/internal/segment"
+	"offshoot/node/internal/task"
+	"offshoot/node/internal/tftp"
+	"offshoot/node/internal/web"
+	"offshoot/swarm"
+)
+
+// station is one service of a post. open is called again when what it opened has failed.
+type station struct {
+	name string
+	open func() (task.Task, error)
+	// answers: it gives addresses away, so it stops before the duty is passed on.
+	answers bool
+	// lingers: what it began it may end after the duty was passed on; its bytes are the same from any node.
+	lingers bool
+}
+
+// outfit opens the services of a post on the ports of this machine.
+type outfit struct {
+	*replica
+	journal *journal
+	mark    func() string // of our own DHCP probes
+	log     *slog.Logger
+}
+
+func (o *outfit) stations(p *post) []station {
+	return []station{
+		{name: "dhcp", answers: true, open: func() (task.Task, error) { return o.dhcp(p) }},
+		{name: "tftp", lingers: true, open: func() (task.Task, error) { return o.tftp(p) }},
+		{name: "guard against foreign DHCP servers", open: func() (task.Task, error) { return o.guard(p) }},
+		{name: "router advertisements", open: func() (task.Task, error) { return o.noRouter(p) }},
+	}
+}
+
+// guard steps down when somebody else's DHCP server shows up on the segment, and comes back when it has gone.
+func (o *outfit) guard(p *post) (task.Task, error) {
+	port, err := portByMAC(p.port.MAC)
+	if err != nil {
+		return nil, err
+	}
+	return task.Func("guard", func(ctx context.Context) error {
+		watcher := segment.Watcher{
+			Prober: segment.Prober{Mine: o.ours, Mark: o.mark(), Log: o.log}, Port: port,
+			Changed: func(foreign []segment.Server) { o.block(ctx, p.segment.ID, foreign) },
+		}
+		return watcher.Run(ctx)
+	}), nil
+}
+
+func (o *outfit) block(ctx context.Context, segment string, foreign []segment.Server) {
+	reason := ""
+	if len(foreign) > 0 {
+		reason = fmt.Sprintf("another DHCP server answers there: %s", foreign[0])
+	}
+	o.log.Info("foreign DHCP servers changed", "segment", segment, "servers", len(foreign), "first", reason)
+	if err := o.decide(ctx, swarm.BlockSegment{Segment: segment, Reason: reason}); err != nil && ctx.Err() == nil {
+		o.log.Warn("segment is not marked", "segment", segment, "error", err)
+	}
+}
+
+// noRouter saves machines that boot their wait for an IPv6 router.
+func (o *outfit) noRouter(p *post) (task.Task, error) {
+	port, err := portByMAC(p.port.MAC)
+	if err != nil {
+		return nil, err
+	}
+	r := &segment.NoRouter{Port: port, Log: o.log}
+	return task.Func("no router", r.Run), nil
+}
+
+// ours says whether a DHCP server belongs to the swarm.
+func (o *outfit) ours(s segment.Server) bool { return isOurs(o.state.View(), s) }
+
+func isOurs(v swarm.View, s segment.Server) bool {
+	for _, n := range v.Nodes() {
+		for _, p := range n.Ports {
+			if p.Address.IsValid() && p.Address.Addr() == s.ID {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (o *outfit) dhcp(p *post) (task.Task, error) {
+	port, err := portByMAC(p.port.MAC)
+	if err != nil {
+		return nil, err
+	}
+	return giving(p, o.replica, dhcp.Options{
+		Config: dhcp.Config{Interface: port.Name, Mark: o.mark()},
+		OnTrace: func(t dhcp.Trace) {
+			if t.MAC != "" {
+				o.journal.add(t.Time, t.MAC, "dhcp", t.What, t.Answer, t.Reason)
+			}
+		},
+		OnEvent: func(e dhcp.Event) { p.note(e.MAC, string(e.Kind), e.Text) },
+		Log:     o.log,
+	})
+}
+
+// giving is the DHCP server of a post with the writer of its bindings. What o leaves out is the same on every machine.
+func giving(p *post, r *replica, o dhcp.Options) (task.Task, error) {
+	self := p.port.Address.Addr()
+	c := &o.Config
+	c.Server, c.Router, c.Subnet = self, self, p.segment.Network
+	for _, pool := range p.pools() {
+		c.Pools = append(c.Pools, dhcp.Range{First: pool.First, Last: pool.Last})
+	}
+	c.ScriptURL = func(nonce string) string { return web.URL(self, nonce) }
+	c.Hostname = func(mac swarm.MAC) string {
+		m, _ := r.state.View().Machine(mac)
+		return m.Name
+	}
+	c.Former = func(addr netip.Addr) bool {
+		for _, n := range p.view().Nodes() {
+			if other, on := n.On(p.segment.ID); on && other.Address.Addr() == addr && addr != self {
+				return true
+			}
+		}
+		return false
+	}
+	// The agent keeps its lease while it writes an image; nobody renews for a machine without an operating system.
+	c.IPXELease, c.Lease, c.Sole = r.ages.longest, r.ages.longest, true
+	if o.Listen == nil {
+		o.Listen = dhcp.Listen
+	}
+	ledger := newLeases(r, p.segment.ID, p.segment.Duty.Term)
+	o.Ledger, o.Duty, o.Now, o.Listen = ledger, p.standing, r.now, p.mail.listen(o.Listen)
+	server, err := dhcp.New(o)
+	if err != nil {
+		return nil, err
+	}
+	return task.Func("dhcp", func(ctx context.Context) error {
+		writing, stop := context.WithCancel(context.WithoutCancel(ctx)) // until the last packet is answered
+		var writer sync.WaitGroup
+		writer.Go(func() { _ = ledger.Run(writing) }) // it has no error
+		defer writer.Wait()
+		defer stop()
+		return server.Run(ctx)
+	}), nil
+}
+
+func (o *outfit) tftp(p *post) (task.Task, error) {
+	programs, err := boot.Programs()
+	if err != nil {
+		return nil, err
+	}
+	port, err := portByMAC(p.port.MAC)
+	if err != nil {
+		return nil, err
+	}
+	return tftp.New(tftp.Options{
+		Addr: netip.AddrPortFrom(p.port.Address.Addr(), 69).String(), Interface: port.Name, MTU: port.MTU, Files: programs,
+		More: map[string]func() ([]byte, error){boot.Autoexec: func() ([]byte, error) { return []byte(boot.AutoexecScript()), nil }},
+		OnTransfer: func(t tftp.Transfer) {
+			mac := o.leaseholder(p.segment.ID, t.Client.Addr())
+			answer, reason := fmt.Sprintf("%d bytes", t.Sent), ""
+			switch {
+			case t.File == "":
+				answer, reason = "", "there is no such file"
+			case t.Probe:
+				answer = "size only"
+			case t.Err != nil:
+				answer, reason = "", t.Err.Error()
+			}
+			o.journal.add(t.Time, mac, "tftp", "GET "+t.Name, answer, reason)
+		},
+		Log: o.log,
+	})
+}
+
+func (o *outfit) leaseholder(segment string, addr netip.Addr) swarm.MAC {
+	l, _ := o.state.View().Lease(segment, addr.Unmap())
+	return l.MAC
+}
+
+// noteTime bounds how long a warning is tried to be written down.
+const noteTime = 10 * time.Second
+
+// portByMAC finds the port: names can change between two boots.
+func portByMAC(mac swarm.MAC) (segment.Port, error) {
+	ports, err := segment.Ports()
+	if err != nil {
+		return segment.Port{}, err
+	}
+	for _, p := range ports {
+		if p.MAC == mac && p.Master == "" {
+			return p, nil
+		}
+	}
+	return segment.Port{}, fmt.Errorf("no port with MAC %s in this machine", mac)
+}

@@ -1,0 +1,67 @@
+package status
+
+import "time"
+
+// What an address of a segment can be.
+const (
+	LeaseBound       = "bound"       // to a machine, until it expires
+	LeasePermanent   = "permanent"   // a node's own, for ever
+	LeaseExpired     = "expired"     // the machine gets it again if it asks before somebody else needs it
+	LeaseQuarantined = "quarantined" // somebody answered there whom we did not give it to
+	LeaseReserved    = "reserved"    // kept for a machine that has not asked for it yet
+)
+
+// Lease is one address of a segment that is spoken for.
+type Lease struct {
+	Segment  string    `json:"segment"`
+	Address  string    `json:"address"`
+	MAC      string    `json:"mac,omitempty"`  // empty: nobody's, in quarantine
+	Name     string    `json:"name,omitempty"` // of the machine
+	State    string    `json:"state"`          // bound, permanent, expired, quarantined, reserved
+	Reserved bool      `json:"reserved"`       // an operator keeps it for this MAC
+	Class    string    `json:"class,omitempty"`
+	Hostname string    `json:"hostname,omitempty"` // what the client calls itself
+	Expires  time.Time `json:"expires,omitzero"`   // zero: never
+}
+
+// TicketExpired is a ticket that nobody redeemed in time; the other states are those of package swarm.
+const TicketExpired = "expired"
+
+// Ticket is the one-time right of a machine to become a node; its secret is nowhere but on that machine.
+type Ticket struct {
+	ID      string    `json:"id"`
+	Machine string    `json:"machine"`        // MAC
+	Name    string    `json:"name,omitempty"` // of the machine
+	Segment string    `json:"segment"`
+	Address string    `json:"address"`
+	State   string    `json:"state"` // minted, fetched, redeemed, revoked, expired
+	Expires time.Time `json:"expires"`
+	Node    string    `json:"node,omitempty"` // name of the node that redeemed it
+}
+
+// The roles of operators; each may do what the one before may.
+const (
+	OperatorView    = "view"    // look
+	OperatorOperate = "operate" // decide about machines, tickets, leases and duties
+	OperatorAdmin   = "admin"   // decide who belongs to the swarm: nodes, votes, keys, operators, snapshots
+)
+
+// Operator is a person or program that may ask the swarm over the network.
+type Operator struct {
+	Name     string    `json:"name"`
+	Role     string    `json:"role"`
+	Serial   string    `json:"serial"` // of the certificate
+	NotAfter time.Time `json:"not_after"`
+	Revoked  bool      `json:"revoked"`
+}
+
+// AuditEntry is one decision of an operator, also one that was refused.
+type AuditEntry struct {
+	Seq     uint64    `json:"seq"`
+	Time    time.Time `json:"time"`
+	Node    string    `json:"node"`  // name of the node that was asked
+	Actor   string    `json:"actor"` // who asked, and from where
+	Op      string    `json:"op"`
+	Text    string    `json:"text"`
+	Refused string    `json:"refused,omitempty"` // why nothing came of it
+}
