@@ -62,7 +62,7 @@ test: ## everything CI promises: check, wire and metal, with the set-up of a fre
 	.ci/deps build wire metal
 	@# One shell, so that the summary closes the output however this ends.
 	@rm -rf build/test; trap '$(GOTEST) -summary' EXIT; \
-	$(MAKE) check; $(MAKE) wire-tier; $(MAKE) image; $(MAKE) metal-tier
+	$(MAKE) check; $(MAKE) sim-tier; $(MAKE) wire-tier; $(MAKE) image; $(MAKE) metal-tier
 
 .PHONY: test-wire
 test-wire: ## the wire tier alone: namespaces, foreign DHCP, TFTP and HTTP clients (as root)
@@ -88,6 +88,15 @@ wire-tier:
 metal-tier:
 	$(if $(call tagged,metal),$(GOTEST) -title metal -live -tags metal -p 1 -timeout 25m -count 1 $(call tagged,metal),@echo "no metal tests")
 
+.PHONY: sim-tier
+sim-tier: ## whole nodes under a thousand random schedules of faults (SCHEDULES=…, SEED=… replays one)
+	$(GOTEST) -title simulated -timeout 20m -count 1 -run 'UnderFaults' ./node -args -sim.count=$(or $(SCHEDULES),1000) $(if $(SEED),-sim.seed=$(SEED))
+
+.PHONY: soak
+soak: build ## faults for hours: simulated, then with real binaries (SOAK=1h each; the second part as root)
+	go test -timeout 0 -count 1 -v -run 'UnderFaults' ./node -args -sim.first=$$(date +%s) -sim.for=$(or $(SOAK),1h) | grep -v '^=== \|--- PASS'
+	OFFSHOOT_SOAK=$(or $(SOAK),1h) go test -tags wire -timeout 0 -count 1 -v -run TestSoakOfFaults ./e2e
+
 .PHONY: race
 race: $(IPXE) ## the fast tests under the race detector (needs gcc)
 	CGO_ENABLED=1 $(GOTEST) -title race -race ./...
@@ -103,6 +112,12 @@ bench: ## the figures of the project, measured here and now (as root)
 	.ci/deps build wire metal
 	$(MAKE) build image
 	go run ./e2e/bench
+
+.PHONY: bench-lease
+bench-lease: ## leases beside Kea and dnsmasq, in the same namespaces (as root)
+	.ci/deps build wire bench
+	$(MAKE) build
+	go run ./e2e/bench lease
 
 .PHONY: fuzz
 fuzz: $(IPXE) ## every fuzz target for a minute (FUZZTIME=10m for longer)

@@ -90,7 +90,7 @@ func (c *simClient) extend(ctx context.Context, renewing bool) {
 	asked := time.Now()
 	answer := c.ask(ctx, c.xid(), to, dhcpv4.MessageTypeRequest, dhcpv4.WithClientIP(c.addr.AsSlice()))
 	if answer != nil && answer.MessageType() == dhcpv4.MessageTypeNak {
-		c.addr = netip.Addr{}
+		c.lose(asked)
 		return
 	}
 	if !c.take(answer, asked) {
@@ -103,6 +103,14 @@ func (c *simClient) giveBack() {
 	p := c.packet(c.xid(), dhcpv4.MessageTypeRelease, dhcpv4.WithClientIP(c.addr.AsSlice()),
 		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(c.server.AsSlice())))
 	c.send(p.ToBytes(), c.server)
+	c.lose(time.Now())
+}
+
+// lose ends a lease: it was given back, refused, or its time is over.
+func (c *simClient) lose(at time.Time) {
+	if c.addr.IsValid() {
+		c.oracle.history.ended(c.mac, c.addr, at)
+	}
 	c.addr = netip.Addr{}
 }
 
@@ -111,7 +119,12 @@ func (c *simClient) take(ack *dhcpv4.DHCPv4, asked time.Time) bool {
 	if ack == nil || ack.MessageType() != dhcpv4.MessageTypeAck {
 		return false
 	}
-	c.addr, _ = netip.AddrFromSlice(ack.YourIPAddr.To4())
+	addr, _ := netip.AddrFromSlice(ack.YourIPAddr.To4())
+	if addr != c.addr {
+		c.lose(asked)
+	}
+	c.addr = addr
+	c.oracle.history.leased(c.mac, addr, asked, time.Now(), asked.Add(ack.IPAddressLeaseTime(0)))
 	c.server, _ = netip.AddrFromSlice(ack.ServerIdentifier().To4())
 	lease := ack.IPAddressLeaseTime(0)
 	c.until, c.renew, c.rebind = asked.Add(lease), asked.Add(lease/2), asked.Add(lease*7/8)

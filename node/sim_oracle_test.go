@@ -20,6 +20,7 @@ type oracle struct {
 	using    map[netip.Addr]use      // who uses an address, and until when
 	commands map[uint64]string       // by index of the ledger: what was applied there
 	nodes    map[string]swarm.NodeID // by ticket: the node that came of it
+	history  *history
 	answers  int
 	acks     int
 }
@@ -32,7 +33,7 @@ type use struct {
 
 func newOracle() *oracle {
 	return &oracle{
-		began: time.Now(), terms: map[string]uint64{}, speaker: map[uint64]string{}, using: map[netip.Addr]use{},
+		began: time.Now(), history: newHistory(), terms: map[string]uint64{}, speaker: map[uint64]string{}, using: map[netip.Addr]use{},
 		commands: map[uint64]string{}, nodes: map[string]swarm.NodeID{},
 	}
 }

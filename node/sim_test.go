@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -176,6 +177,9 @@ func (r *simRun) run() simTotals {
 	}
 	w.net.Close()
 	<-time.After(time.Minute) // memberlist does not wait for its own timers
+	if !w.oracle.history.judge() {
+		w.oracle.report("G2, G6: the history of leases and tickets is not linearizable")
+	}
 	if wrong := w.oracle.violations(); len(wrong) > 0 {
 		r.t.Errorf("%s\nthe schedule was:\n%s\nreplay it: go test ./node -run TestSwarmKeepsItsGuaranteesUnderFaults -sim.seed=%d",
 			strings.Join(wrong, "\n"), strings.Join(r.told, "\n"), r.seed)
@@ -271,8 +275,11 @@ func (r *simRun) enlist(ctx context.Context, n *simNode) {
 	step(swarm.ArmMachine{MAC: n.port.MAC, Profile: "p"})
 	step(swarm.MintTicket{ID: ticket, Hash: "hash", MAC: n.port.MAC, Segment: "s1", Addr: n.port.Address.Addr(), Expires: n.host.Wall().Add(48 * time.Hour)})
 	for ctx.Err() == nil {
-		if node, ok := r.redeem(ctx, n, ticket); ok {
+		asked := time.Now()
+		if node, ok := r.redeem(ctx, n, ticket, n.nodeID()); ok {
 			w.oracle.redeemed(ticket, node)
+			w.oracle.history.add(claim{what: ticket, who: string(n.nodeID()), verb: take}, asked, time.Now())
+			r.steal(ctx, n, ticket)
 			return
 		}
 		<-time.After(300 * time.Millisecond)
@@ -280,8 +287,8 @@ func (r *simRun) enlist(ctx context.Context, n *simNode) {
 }
 
 // redeem asks every node in turn, as a machine does.
-func (r *simRun) redeem(ctx context.Context, n *simNode, ticket string) (swarm.NodeID, bool) {
-	op := swarm.RedeemTicket{ID: ticket, Hash: "hash", Key: "key of " + string(n.id), MACs: []swarm.MAC{n.port.MAC}, Node: n.id, Address: n.host.Address(simPeer)}
+func (r *simRun) redeem(ctx context.Context, n *simNode, ticket string, as swarm.NodeID) (swarm.NodeID, bool) {
+	op := swarm.RedeemTicket{ID: ticket, Hash: "hash", Key: "key of " + string(as), MACs: []swarm.MAC{n.port.MAC}, Node: as, Address: n.host.Address(simPeer)}
 	for _, other := range r.world.nodes {
 		bounded, cancel := context.WithTimeout(ctx, 2*time.Second)
 		answer, err := n.host.Call(bounded, other.host.Address(simPeer), simRedeem{op})
@@ -296,6 +303,46 @@ func (r *simRun) redeem(ctx context.Context, n *simNode, ticket string) (swarm.N
 		}
 	}
 	return "", false
+}
+
+// steal shows a redeemed ticket again with another key, under whatever faults there are. The thief must be refused; an
+// operator then trusts the node that was put into quarantine for it.
+func (r *simRun) steal(ctx context.Context, n *simNode, ticket string) {
+	if !strings.HasSuffix(string(n.nodeID()), "w") {
+		return // the founding of the swarm is quick
+	}
+	thief := swarm.NodeID("thief of " + n.name)
+	op := swarm.RedeemTicket{ID: ticket, Hash: "hash", Key: "key of a thief", MACs: []swarm.MAC{n.port.MAC}, Node: thief, Address: n.host.Address(simPeer)}
+	for _, other := range r.world.nodes {
+		asked := time.Now()
+		bounded, cancel := context.WithTimeout(ctx, 2*time.Second)
+		answer, err := n.host.Call(bounded, other.host.Address(simPeer), simRedeem{op})
+		cancel()
+		if err != nil {
+			continue
+		}
+		result := answer.(swarm.Result)
+		switch {
+		case result.Err() == nil:
+			r.world.oracle.redeemed(ticket, thief)
+		case errors.Is(result.Err(), swarm.ErrTicketUsed):
+			r.world.oracle.history.add(claim{what: ticket, who: string(thief), verb: denied}, asked, time.Now())
+		}
+		break
+	}
+	for ctx.Err() == nil {
+		c := r.world.leader()
+		if c == nil {
+			<-time.After(200 * time.Millisecond)
+			continue
+		}
+		if node, ok := c.replica.state.View().Node(n.nodeID()); ok && node.Quarantine == "" {
+			return
+		}
+		bounded, cancel := context.WithTimeout(ctx, 3*time.Second)
+		_ = c.replica.decide(bounded, swarm.TrustNode{Node: n.nodeID()}) // asked again until it is so
+		cancel()
+	}
 }
 
 var _ swarmtest.Nodes = (*simRun)(nil)

@@ -70,7 +70,7 @@ const (
 )
 
 // takeBack gives mac the address of an old offer, of those that it looks at the oldest.
-func (d *desk) takeBack(now time.Time, mac swarm.MAC, accept func(netip.Addr) bool) (netip.Addr, bool) {
+func (d *desk) takeBack(now time.Time, mac swarm.MAC) (netip.Addr, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var oldest swarm.MAC
@@ -80,7 +80,7 @@ func (d *desk) takeBack(now time.Time, mac swarm.MAC, accept func(netip.Addr) bo
 		if seen++; seen > looks {
 			break
 		}
-		if other != mac && o.Until.Before(until) && accept(o.Addr) {
+		if other != mac && o.Until.Before(until) {
 			oldest, until = other, o.Until
 		}
 	}

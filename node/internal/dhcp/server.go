@@ -295,8 +295,11 @@ func (s *Server) reserve(ctx context.Context, now time.Time, c Client, wanted, r
 	}
 	addr, err := s.stock.take(ctx, c.MAC, accept)
 	if errors.Is(err, errExhausted) {
-		if back, ok := s.desk.takeBack(now, c.MAC, func(a netip.Addr) bool { return s.useOf(now, c.MAC, a) != taken }); ok {
-			return back, ""
+		if back, ok := s.desk.takeBack(now, c.MAC); ok {
+			if s.useOf(now, c.MAC, back) != taken {
+				return back, ""
+			}
+			s.desk.drop(c.MAC) // it was bound meanwhile
 		}
 	}
 	if err != nil {
