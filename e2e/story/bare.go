@@ -265,8 +265,30 @@ func (b *Bare) Status(ctx context.Context) (status.Status, error) {
 	return parseStatus(out, err)
 }
 
+// freeze makes the disk stand still while a node runs on it: a copy of a file system that is being written is not one.
+func (b *Bare) freeze() (thaw func(), err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if _, err := b.pid(ctx); err != nil {
+		return func() {}, nil //nolint:nilerr // nobody runs there, so nobody writes
+	}
+	if _, err := b.OnDisk(ctx, "fsfreeze", "--freeze", "."); err != nil {
+		return nil, fmt.Errorf("freeze the disk: %w", err)
+	}
+	return func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		_, _ = b.OnDisk(ctx, "fsfreeze", "--unfreeze", ".") // its node may have been killed, and the mount with it
+	}, nil
+}
+
 // Whole says whether the disk holds everything that the agent is to leave: its last file, and the ballast to the last byte.
 func (b *Bare) Whole() (bool, error) {
+	thaw, err := b.freeze()
+	if err != nil {
+		return false, err
+	}
+	defer thaw()
 	root := filepath.Join(b.dir, "part.ext4")
 	defer func() { _ = os.Remove(root) }()
 	from, err := os.Open(b.Disk)
@@ -282,14 +304,25 @@ func (b *Bare) Whole() (bool, error) {
 	if err := errors.Join(err, to.Close()); err != nil {
 		return false, err
 	}
-	for path, size := range map[string]int{"/ballast": ballastSize, "/var/lib/offshoot/join.json": 0, "/usr/local/bin/offshoot": 0} {
-		out, err := exec.Command("debugfs", "-R", "stat "+path, root).CombinedOutput()
-		if err != nil {
-			return false, fmt.Errorf("debugfs: %w: %s", err, out)
-		}
-		if !strings.Contains(string(out), "Type: regular") || size > 0 && !strings.Contains(string(out), fmt.Sprintf("Size: %d", size)) {
-			return false, nil
+	// The node removes the ticket once it has redeemed it, and has a memory by then.
+	ticket, err := regular(root, "/var/lib/offshoot/join.json", "")
+	if err != nil || !ticket {
+		if ticket, err = regular(root, "/var/lib/offshoot/node.json", ""); err != nil || !ticket {
+			return false, err
 		}
 	}
-	return true, nil
+	ballast, err := regular(root, "/ballast", fmt.Sprintf("Size: %d", ballastSize))
+	if err != nil || !ballast {
+		return false, err
+	}
+	return regular(root, "/usr/local/bin/offshoot", "")
+}
+
+// regular asks a file system in a file for a file of it, whose description must contain what is wanted.
+func regular(system, path, wanted string) (bool, error) {
+	out, err := exec.Command("debugfs", "-R", "stat "+path, system).CombinedOutput()
+	if err != nil {
+		return false, fmt.Errorf("debugfs: %w: %s", err, out)
+	}
+	return strings.Contains(string(out), "Type: regular") && strings.Contains(string(out), wanted), nil
 }

@@ -21,6 +21,7 @@ type fsm struct {
 	machine StateMachine
 	applied atomic.Uint64 // written under mu
 	moved   signal
+	bytes   atomic.Int64 // of the commands since the last snapshot of this node
 
 	mu      sync.Mutex
 	fedTo   uint64 // the state is ahead of raft, up to here, because a feed brought it there; 0: it is not
@@ -101,6 +102,7 @@ func (f *fsm) applyFed(c command) error {
 }
 
 func (f *fsm) apply(index uint64, data []byte) []byte {
+	f.bytes.Add(int64(len(data)))
 	result := f.machine.Apply(index, data)
 	f.recent.add(command{prev: f.applied.Load(), index: index, data: data})
 	f.advance(index)

@@ -209,6 +209,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 	asking, stopAsking := context.WithCancel(ctx)
 	defer stopAsking()
 	loops.Go(func() { l.keepContact(asking) })
+	loops.Go(func() { l.keepShort(asking, r) })
 	watching, stopWatching := context.WithCancel(context.WithoutCancel(ctx)) // until leadership is handed over
 	loops.Go(func() { l.watch(watching, observations) })
 	select {
@@ -241,6 +242,28 @@ func (l *Ledger) startRaft(conf *raft.Config, transport raft.Transport) (r *raft
 		err = failure
 	}
 	return r, err
+}
+
+// keepShort takes a snapshot when the commands since the last one are many bytes, however few they are.
+func (l *Ledger) keepShort(ctx context.Context, r *raft.Raft) {
+	ticker := time.NewTicker(l.opt.Compaction.Interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		before := l.fsm.bytes.Load()
+		if before < l.opt.Compaction.Bytes {
+			continue
+		}
+		if err := r.Snapshot().Error(); err != nil {
+			l.log.Debug("no snapshot", "error", err)
+			continue
+		}
+		l.fsm.bytes.Add(-before)
+	}
 }
 
 // dial calls the member that raft's configuration has at an address.

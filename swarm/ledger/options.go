@@ -37,6 +37,7 @@ type Timing struct {
 type Compaction struct {
 	Interval  time.Duration // between looks at the log; 30 s
 	Threshold uint64        // entries since the last snapshot that are worth a new one; 4096
+	Bytes     int64         // of commands since the last snapshot that are worth a new one, too: they are carried out again at the start; 4 MiB
 	Trailing  uint64        // entries kept behind a snapshot for members that are a little late; 8192
 }
 
@@ -95,6 +96,7 @@ func (o *Options) completeOffline() error {
 	setDefault(&o.Timing.Commit, 50*time.Millisecond)
 	setDefault(&o.Compaction.Interval, 30*time.Second)
 	setDefault(&o.Compaction.Threshold, 4096)
+	setDefault(&o.Compaction.Bytes, 4<<20)
 	setDefault(&o.Compaction.Trailing, 8192)
 	conf := o.raftConfig()
 	return raft.ValidateConfig(conf)
