@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/subtle"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
@@ -197,6 +198,10 @@ func (s *service) Redeem(ctx context.Context, request []byte) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("%w: ticket %s is not known to this swarm", peer.ErrRefused, req.Ticket.ID())
 	}
+	// Asked before anything is written: whoever knows no more than a ticket's name must not fill the ledger.
+	if subtle.ConstantTimeCompare([]byte(ticket.Hash), []byte(req.Ticket.Hash())) != 1 {
+		return nil, fmt.Errorf("%w: ticket %s: its secret is wrong", peer.ErrRefused, req.Ticket.ID())
+	}
 	fresh := swarm.NewNodeID()
 	// Signed first: what cannot be signed must not use up the ticket.
 	cert, serial, err := ca.IssueNode(req.CSR, fresh, identity.RoleNode, s.now())
@@ -215,7 +220,10 @@ func (s *service) Redeem(ctx context.Context, request []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %w", peer.ErrRefused, err)
 	}
 	if n.ID != fresh { // asked again with the same key, because our first answer was lost
-		if cert, _, err = ca.IssueNode(req.CSR, n.ID, identity.RoleNode, s.now()); err != nil {
+		if cert, serial, err = ca.IssueNode(req.CSR, n.ID, identity.RoleNode, s.now()); err != nil {
+			return nil, err
+		}
+		if err := s.decideHere(ctx, swarm.NoteCertificate{Node: n.ID, Serial: serial, NotAfter: endOf(cert)}); err != nil {
 			return nil, err
 		}
 	}

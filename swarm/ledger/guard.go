@@ -52,9 +52,9 @@ func (g *guard) failure() error {
 // appendEntries, says so itself), and when a snapshot is installed over entries that nobody else has. A restart heals it.
 type guardedLogs struct {
 	raft.LogStore
-	snapshots raft.SnapshotStore
-	guard     *guard
-	gone      atomic.Uint64 // the last of the entries that were removed like that, 0 if there are none
+	newest func() (index, term uint64) // of the snapshots
+	guard  *guard
+	gone   atomic.Uint64 // the last of the entries that were removed like that, 0 if there are none
 }
 
 var _ raft.MonotonicLogStore = (*guardedLogs)(nil)
@@ -89,11 +89,8 @@ func (l *guardedLogs) DeleteRange(from, to uint64) error {
 
 // snapshot is the index of the newest one, 0 if there is none.
 func (l *guardedLogs) snapshot() uint64 {
-	list, err := l.snapshots.List()
-	if err != nil || len(list) == 0 {
-		return 0
-	}
-	return list[0].Index
+	index, _ := l.newest()
+	return index
 }
 
 func (l *guardedLogs) StoreLog(entry *raft.Log) error { return l.StoreLogs([]*raft.Log{entry}) }

@@ -177,7 +177,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 	}
 	stream := newStream(l.opt.Address, l.opt.Listener, l.dial)
 	conf := l.opt.raftConfig()
-	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	transport := newSieve(raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:  stream,
 		MaxPool: 3, // heartbeats, entries and votes of one peer at the same time
 		// One, so that raft does not pipeline: its pipeline hangs for ever, and shutdown with it, if it learns of a later
@@ -185,7 +185,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 		MaxRPCsInFlight: 1,
 		Timeout:         ioTimeout,
 		Logger:          conf.Logger,
-	})
+	}), l.store.logs, l.store.snapshots.get, l.raftTerm)
 	r, err := l.startRaft(conf, transport)
 	if err != nil {
 		l.stopOnce.Do(func() { close(l.stopping) })
@@ -264,6 +264,14 @@ func (l *Ledger) keepShort(ctx context.Context, r *raft.Raft) {
 		}
 		l.fsm.bytes.Add(-before)
 	}
+}
+
+// raftTerm is raft's own, 0 before it runs.
+func (l *Ledger) raftTerm() uint64 {
+	if r := l.current(); r != nil {
+		return r.CurrentTerm()
+	}
+	return 0
 }
 
 // dial calls the member that raft's configuration has at an address.

@@ -49,7 +49,7 @@ type store struct {
 	guard     *guard
 	logs      raft.LogStore
 	stable    raft.StableStore
-	snapshots raft.SnapshotStore
+	snapshots *newestSnapshot
 	hasState  bool
 }
 
@@ -72,11 +72,12 @@ func openStore(opt Options) (*store, error) {
 
 func newStore(disk Storage) (*store, error) {
 	g := newGuard()
-	s := &store{
-		Storage: disk, guard: g, stable: guardedStable{disk.Stable(), g}, snapshots: disk.Snapshots(),
+	newest, err := newNewest(disk.Snapshots())
+	if err != nil {
+		return nil, fmt.Errorf("list snapshots: %w", err)
 	}
-	var err error
-	if s.logs, err = raft.NewLogCache(logCache, &guardedLogs{LogStore: disk.Logs(), snapshots: disk.Snapshots(), guard: g}); err != nil {
+	s := &store{Storage: disk, guard: g, stable: guardedStable{disk.Stable(), g}, snapshots: newest}
+	if s.logs, err = raft.NewLogCache(logCache, &guardedLogs{LogStore: disk.Logs(), newest: newest.get, guard: g}); err != nil {
 		return nil, fmt.Errorf("log cache: %w", err)
 	}
 	if s.hasState, err = raft.HasExistingState(disk.Logs(), disk.Stable(), disk.Snapshots()); err != nil {
