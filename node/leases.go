@@ -63,6 +63,17 @@ func (a *ages) left(addr netip.Addr) time.Duration {
 	return max(a.since, a.bound[addr]) + a.longest - a.clock()
 }
 
+// known is for how long a binding of this address lasts at most, 0 if this node has not seen it being made.
+func (a *ages) known(addr netip.Addr) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	at, ok := a.bound[addr]
+	if !ok {
+		return 0
+	}
+	return max(at+a.longest-a.clock(), 0)
+}
+
 // leases is the DHCP server's ledger for one segment in one term.
 type leases struct {
 	*replica
@@ -77,11 +88,13 @@ func newLeases(r *replica, segment string, term uint64) *leases {
 
 var _ dhcp.Ledger = (*leases)(nil)
 
-// Binding is the last binding of a machine. Its end is the earlier one of what the wall clock and our own say.
+// Binding is the last binding of a machine. Its end is the earlier one of what the wall clock and our own say; a binding that
+// this node has not seen being made is over for it, because it cannot say how old that is without trusting the wall clock.
+// With full duty that means only that it is bound again.
 func (l *leases) Binding(mac swarm.MAC) (dhcp.Binding, bool) {
 	lease, ok := l.state.View().LeaseOf(l.segment, mac)
 	b := dhcp.Binding{MAC: lease.MAC, Addr: lease.Addr, Nonce: lease.Nonce, Expires: lease.Expires, Class: lease.Class, Hostname: lease.Hostname}
-	if end := l.now().Add(l.ages.left(b.Addr)); ok && !b.Expires.IsZero() && end.Before(b.Expires) {
+	if end := l.now().Add(l.ages.known(b.Addr)); ok && !b.Expires.IsZero() && end.Before(b.Expires) {
 		b.Expires = end
 	}
 	return b, ok

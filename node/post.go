@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"offshoot/handoff"
@@ -49,6 +50,7 @@ type post struct {
 	muted   chan struct{}      // no packet will be answered any more
 	gone    chan struct{}      // everything is released
 	giving  bool
+	blocked atomic.Bool // nobody may serve the segment now
 }
 
 // Run mans posts until ctx ends.
@@ -108,6 +110,9 @@ func (w *watch) arrange(ctx context.Context, all *sync.WaitGroup) {
 	})
 	for term, s := range wanted {
 		p := w.posts[term]
+		if p != nil {
+			p.blocked.Store(s.Blocked != "")
+		}
 		switch {
 		case p == nil:
 			port, _ := self.On(s.ID)
@@ -125,6 +130,7 @@ func (w *watch) open(ctx context.Context, all *sync.WaitGroup, s swarm.Segment, 
 		segment: s, port: port, fence: newFence(w.clock), view: w.state.View, mail: newMailbox(),
 		muted: make(chan struct{}), gone: make(chan struct{}),
 	}
+	p.blocked.Store(s.Blocked != "")
 	p.note = func(mac swarm.MAC, kind, text string) { w.notes.Go(func() { w.write(ctx, mac, kind, text) }) }
 	w.posts[s.Duty.Term] = p
 	inner, stop := context.WithCancel(ctx)
@@ -236,7 +242,7 @@ func (w *watch) askLeader(ctx context.Context, p *post) error {
 
 // standing is what the DHCP server may say now.
 func (p *post) standing() dhcp.DutyState {
-	if s, ok := p.view().Segment(p.segment.ID); !ok || s.Blocked != "" {
+	if p.blocked.Load() {
 		return dhcp.None
 	}
 	switch p.fence.standing() {

@@ -138,7 +138,7 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 		s.ledgerTasks(),
 		s.gossipTasks(),
 		append(s.rulingTasks(), task.Func("larder", s.keepWarm), task.Func("certificate", s.keepCertificate), task.Func("memory", s.keepMemory),
-			task.Func("sentry", s.keepOut)),
+			task.Func("sentry", s.keepOut), task.Func("heap", keepHeap)),
 		{task.Func("hello", s.ground.hello.Run), s.ground},
 		{s.watch},
 		{task.Func("beginning", s.begin), task.Func("progress", s.progress)},
