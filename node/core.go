@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -316,13 +315,4 @@ func (c *core) useKeys(settings swarm.Settings) error {
 	}
 	c.keys.Store(settings.KeyGeneration)
 	return nil
-}
-
-// hostOf is the host of a host:port.
-func hostOf(address string) string {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return address
-	}
-	return host
 }

@@ -397,6 +397,15 @@ func (n *simNode) serveFeeds(ctx context.Context, l net.Listener) error {
 	}
 }
 
+// hostOf is the host of a host:port.
+func hostOf(address string) string {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return address
+	}
+	return host
+}
+
 // leader is whoever leads and can prove it, nil if nobody can.
 func (w *simWorld) leader() *core {
 	for _, n := range w.nodes {

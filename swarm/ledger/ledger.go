@@ -181,7 +181,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 		Stream:  stream,
 		MaxPool: 3, // heartbeats, entries and votes of one peer at the same time
 		// One, so that raft does not pipeline: its pipeline hangs for ever, and shutdown with it, if it learns of a later
-		// term while a request waits for room (raft 1.7, replication.go: pipelineDecode ends, pipelineSend blocks).
+		// term while a request waits for room (raft 1.8, replication.go: pipelineDecode ends, pipelineSend blocks).
 		MaxRPCsInFlight: 1,
 		Timeout:         ioTimeout,
 		Logger:          conf.Logger,
