@@ -104,6 +104,11 @@ func (s simTotals) String() string {
 func runSchedule(t *testing.T, seed uint64) (figures simTotals) {
 	t.Helper()
 	var log bytes.Buffer
+	defer func() { // a failed bubble does not return
+		if t.Failed() && *simLog {
+			_, _ = os.Stderr.Write(log.Bytes())
+		}
+	}()
 	synctest.Test(t, func(t *testing.T) {
 		var handler slog.Handler = slog.DiscardHandler
 		if *simLog {
@@ -112,9 +117,6 @@ func runSchedule(t *testing.T, seed uint64) (figures simTotals) {
 		r := &simRun{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 0x73696d)), over: make(chan struct{}), life: make(chan struct{}, 1), world: newSimWorld(seed, slog.New(handler))}
 		figures = r.run()
 	})
-	if t.Failed() && *simLog {
-		_, _ = os.Stderr.Write(log.Bytes())
-	}
 	return figures
 }
 
@@ -145,7 +147,7 @@ type simRun struct {
 // Times of a schedule, in virtual time.
 const (
 	simFaults = 60 * time.Second
-	simCalm   = 30 * time.Second
+	simCalm   = 2 * time.Minute // raft may wait 10 s for an answer, and 10 s before it asks again
 )
 
 func (r *simRun) run() simTotals {

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -194,6 +195,9 @@ func (s *steward) vote(ctx context.Context) error {
 		if voting[id] {
 			continue
 		}
+		if err := s.settled(ctx, voting); err != nil {
+			return err
+		}
 		n, _ := view.Node(id)
 		if err := s.entrust(ctx, n); err != nil {
 			return err
@@ -202,10 +206,14 @@ func (s *steward) vote(ctx context.Context) error {
 			return err
 		}
 		s.log.Info("node votes now", "node", id)
+		return nil // one change at a time
 	}
 	for id := range voting {
 		if slices.Contains(want, id) || len(want) == 0 {
 			continue
+		}
+		if err := s.settled(ctx, voting); err != nil {
+			return err
 		}
 		if id == s.self() {
 			s.log.Info("handing leadership over", "to", want[0])
@@ -215,6 +223,21 @@ func (s *steward) vote(ctx context.Context) error {
 			return err
 		}
 		s.log.Info("node no longer votes", "node", id)
+		return nil
+	}
+	return nil
+}
+
+// settled says whether every voter that may come back knows who votes now. raft gives no vote to a candidate that it does not
+// know as a voter: a voter that lags behind several changes could refuse the only one that can still be elected.
+func (s *steward) settled(ctx context.Context, voting map[swarm.NodeID]bool) error {
+	for id := range voting {
+		if id == s.self() || s.goneFor(id) >= deadVoterGrace && !s.alive(id) {
+			continue
+		}
+		if err := s.ledger.CaughtUp(ctx, id); err != nil {
+			return fmt.Errorf("voters stay as they are: %w", err)
+		}
 	}
 	return nil
 }
