@@ -89,8 +89,8 @@ metal-tier:
 	$(if $(call tagged,metal),$(GOTEST) -title metal -live -tags metal -p 1 -timeout 25m -count 1 $(call tagged,metal),@echo "no metal tests")
 
 .PHONY: sim-tier
-sim-tier: ## whole nodes under a thousand random schedules of faults (SCHEDULES=…, SEED=… replays one)
-	$(GOTEST) -title simulated -timeout 20m -count 1 -run 'UnderFaults' ./node -args -sim.count=$(or $(SCHEDULES),1000) $(if $(SEED),-sim.seed=$(SEED))
+sim-tier: ## whole nodes under a hundred random schedules of faults (SCHEDULES=…, SEED=… replays one)
+	$(GOTEST) -title simulated -timeout 20m -count 1 -run 'UnderFaults' ./node -args -sim.count=$(or $(SCHEDULES),100) $(if $(SEED),-sim.seed=$(SEED))
 
 .PHONY: soak
 soak: build ## faults for hours: simulated, then with real binaries (SOAK=1h each; the second part as root)

@@ -80,10 +80,13 @@ type leases struct {
 	segment string
 	term    uint64
 	waiting chan pending
+
+	mu   sync.Mutex
+	busy map[swarm.MAC]chan struct{} // machines about whom a decision is not written down yet; closed when it is
 }
 
 func newLeases(r *replica, segment string, term uint64) *leases {
-	return &leases{r, segment, term, make(chan pending, 2*batchMost)}
+	return &leases{replica: r, segment: segment, term: term, waiting: make(chan pending, 2*batchMost), busy: map[swarm.MAC]chan struct{}{}}
 }
 
 var _ dhcp.Ledger = (*leases)(nil)
@@ -150,7 +153,7 @@ func (l *leases) commit(ctx context.Context, all []swarm.Lease) ([]error, error)
 
 // Release ends a binding.
 func (l *leases) Release(ctx context.Context, mac swarm.MAC, addr netip.Addr) error {
-	return l.decide(ctx, swarm.ReleaseLease{Segment: l.segment, MAC: mac, Addr: addr})
+	return l.submit(ctx, mac, pending{op: swarm.ReleaseLease{Segment: l.segment, MAC: mac, Addr: addr}})
 }
 
 // quarantineTime is how long an address that a machine declined is not given out: RFC 2131 leaves it to the server.
@@ -167,24 +170,37 @@ const batchMost = 256
 // batchWriters is how many writes may be under way: while one syncs, the next gathers, and a lost one does not stop all.
 const batchWriters = 2
 
-// commitTime bounds one write: whoever asked for the binding has asked again by then.
+// commitTime is how long whoever asked for a binding waits: then it asks again.
 const commitTime = 5 * time.Second
 
-// pending is a binding that waits to be written down.
+// pending is a decision that waits to be written down: a binding, or something else about one machine.
 type pending struct {
 	lease swarm.Lease
+	op    swarm.Op   // instead of lease
 	done  chan error // one place: the writer never waits for who asked
+	over  func()     // the decision is written down, or never will be
 }
 
 // Bind commits a binding, together with all others that ask while the ledger writes. It waits for a write that is under
 // way and its own, not longer.
 func (l *leases) Bind(ctx context.Context, b dhcp.Binding) error {
-	p := pending{done: make(chan error, 1), lease: swarm.Lease{
+	return l.submit(ctx, b.MAC, pending{lease: swarm.Lease{
 		Segment: l.segment, MAC: b.MAC, Addr: b.Addr, Class: b.Class, Nonce: b.Nonce, Hostname: b.Hostname, Expires: b.Expires,
-	}}
+	}})
+}
+
+// submit gives a decision to a writer. While nobody knows what became of the one before about the same machine, it waits: a
+// decision that comes true late, behind a later one, would take back what was acknowledged.
+func (l *leases) submit(ctx context.Context, mac swarm.MAC, p pending) error {
+	over, err := l.turn(ctx, mac)
+	if err != nil {
+		return err
+	}
+	p.done, p.over = make(chan error, 1), over
 	select {
 	case l.waiting <- p:
 	case <-ctx.Done():
+		over()
 		return fmt.Errorf("the ledger is busy: %w", ctx.Err())
 	}
 	select {
@@ -192,6 +208,31 @@ func (l *leases) Bind(ctx context.Context, b dhcp.Binding) error {
 		return err
 	case <-ctx.Done():
 		return fmt.Errorf("not committed in time: %w", ctx.Err())
+	}
+}
+
+// turn waits until nothing about a machine is under way.
+func (l *leases) turn(ctx context.Context, mac swarm.MAC) (over func(), err error) {
+	for {
+		l.mu.Lock()
+		before, waits := l.busy[mac]
+		if !waits {
+			mine := make(chan struct{})
+			l.busy[mac] = mine
+			l.mu.Unlock()
+			return func() {
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				delete(l.busy, mac)
+				close(mine)
+			}, nil
+		}
+		l.mu.Unlock()
+		select {
+		case <-before:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("an earlier decision about this machine is not written down yet: %w", ctx.Err())
+		}
 	}
 }
 
@@ -206,7 +247,7 @@ func (l *leases) Run(ctx context.Context) error {
 				case <-ctx.Done():
 					return
 				case first := <-l.waiting:
-					l.write(ctx, l.gather(first))
+					l.write(ctx, first)
 				}
 			}
 		})
@@ -215,33 +256,51 @@ func (l *leases) Run(ctx context.Context) error {
 	return nil
 }
 
-// gather takes what waits already.
-func (l *leases) gather(first pending) []pending {
-	all := []pending{first}
-	for len(all) < batchMost {
+// gather takes the bindings that wait already. next is something else that came behind them.
+func (l *leases) gather(first pending) (all []pending, next *pending) {
+	all = []pending{first}
+	for first.op == nil && len(all) < batchMost {
 		select {
 		case p := <-l.waiting:
+			if p.op != nil {
+				return all, &p
+			}
 			all = append(all, p)
 		default:
-			return all
+			return all, nil
 		}
 	}
-	return all
+	return all, nil
 }
 
-func (l *leases) write(ctx context.Context, all []pending) {
-	ctx, cancel := context.WithTimeout(ctx, commitTime)
+// knownBy is how long a decision is tried again until its outcome is known.
+const knownBy = time.Hour
+
+// write writes one decision down, with every binding that waits already. It does not give up when whoever asked has: the
+// command is tried again until its outcome is known, and comes true once at most.
+func (l *leases) write(ctx context.Context, first pending) {
+	all, next := l.gather(first)
+	bounded, cancel := context.WithTimeout(ctx, knownBy)
 	defer cancel()
-	bindings := make([]swarm.Lease, len(all))
-	for i, p := range all {
-		bindings[i] = p.lease
+	refusals, err := make([]error, len(all)), error(nil)
+	if first.op != nil {
+		err = l.decide(bounded, first.op)
+	} else {
+		bindings := make([]swarm.Lease, len(all))
+		for i, p := range all {
+			bindings[i] = p.lease
+		}
+		refusals, err = l.commit(bounded, bindings)
 	}
-	refusals, err := l.commit(ctx, bindings)
 	for i, p := range all {
 		if err == nil {
 			p.done <- refusals[i]
 		} else {
 			p.done <- err
 		}
+		p.over()
+	}
+	if next != nil {
+		l.write(ctx, *next)
 	}
 }

@@ -29,7 +29,7 @@ var (
 	simLog   = flag.Bool("sim.log", false, "show what the nodes log")
 )
 
-// usualSchedules is what the fast tests can afford; `make test` asks for a thousand with -sim.count, `make soak` for hours
+// usualSchedules is what the fast tests can afford; `make test` asks for more with -sim.count, `make soak` for hours
 // with -sim.for.
 const usualSchedules = 6
 
