@@ -19,6 +19,7 @@ const (
 	dutyMargin  = 800 * time.Millisecond
 	dutyRenew   = 400 * time.Millisecond
 	officeProof = 500 * time.Millisecond
+	dutyAlone   = time.Second     // for so long it must have asked in vain: one quick refusal after a pause proves nothing
 	dutyStale   = 2 * time.Second // how long the news that no leader answers is news: an attempt takes up to half a TTL, and begins so often
 )
 
@@ -38,6 +39,7 @@ type fence struct {
 	mu     sync.Mutex
 	until  time.Duration
 	tried  time.Duration // when the last attempt to renew began that failed; 0: none
+	since  time.Duration // when the first of these failed attempts began, with no gap between them
 	closed bool
 }
 
@@ -55,6 +57,9 @@ func (f *fence) renewed(asked time.Duration) {
 func (f *fence) failed(asked time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.tried == 0 || asked-f.tried > dutyStale {
+		f.since = asked
+	}
 	f.tried = asked
 }
 
@@ -74,7 +79,7 @@ func (f *fence) standing() standing {
 		return standingNone
 	case f.clock() < f.until:
 		return standingFull
-	case f.tried > 0 && f.clock()-f.tried < dutyStale:
+	case f.tried > 0 && f.clock()-f.tried < dutyStale && f.clock()-f.since >= dutyAlone:
 		return standingStale
 	}
 	return standingNone

@@ -100,6 +100,11 @@ func TestHolderThatWakesIsSilentUntilItHasAskedInVain(t *testing.T) {
 		t.Error("answers because of an attempt that began before the pause")
 	}
 	f.failed(h.at)
+	if f.standing() != standingNone {
+		t.Error("answers after one quick refusal, with old packets in its socket")
+	}
+	h.at += dutyAlone
+	f.failed(h.at)
 	if f.standing() != standingStale {
 		t.Error("renews for nobody although no leader can be reached")
 	}
