@@ -114,8 +114,10 @@ func leaseState(l swarm.Lease, now time.Time) string {
 	switch {
 	case !l.Live(now):
 		return status.LeaseExpired
-	case l.MAC == "":
+	case l.Class == swarm.LeaseQuarantined:
 		return status.LeaseQuarantined
+	case l.Class == swarm.LeaseLeft:
+		return status.LeaseLeft
 	case l.Expires.IsZero():
 		return status.LeasePermanent
 	}

@@ -46,7 +46,7 @@ func TestLeaseListHasEveryAddressThatIsSpokenFor(t *testing.T) {
 		{Segment: "s1", MAC: mac1, Addr: at(100), Class: "os", Hostname: "calls-itself", Expires: b.now.Add(time.Hour)},
 		{Segment: "s1", MAC: mac2, Addr: at(20), Class: "os", Expires: b.now.Add(time.Minute)},
 	}})
-	b.apply("", swarm.QuarantineAddress{Segment: "s1", Addr: at(30), Until: b.now.Add(time.Hour)})
+	b.apply("", swarm.QuarantineAddress{Segment: "s1", Term: 1, Addr: at(30), Until: b.now.Add(time.Hour)})
 	b.apply("root", swarm.ReserveAddress{MAC: mac1, Addr: at(100)})
 	b.apply("root", swarm.ReserveAddress{MAC: "52:54:00:00:00:77", Addr: at(9)})
 	b.apply("root", swarm.ReserveAddress{MAC: "52:54:00:00:00:78", Addr: at(20)}) // whose lease is another's still

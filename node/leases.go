@@ -103,18 +103,19 @@ func (l *leases) Binding(mac swarm.MAC) (dhcp.Binding, bool) {
 	return b, ok
 }
 
-// Holder is who an address belongs to. An address whose lease is over by the wall clock only belongs to nobody in
-// particular, like one in quarantine: it is not given out.
-func (l *leases) Holder(addr netip.Addr) (swarm.MAC, bool) {
+// Holder is who an address belongs to, and whether its time is over.
+func (l *leases) Holder(addr netip.Addr) (mac swarm.MAC, over, ok bool) {
 	lease, ok := l.state.View().Lease(l.segment, addr)
-	live := lease.Live(l.now())
-	switch {
-	case ok && lease.MAC == "" && !live:
-		return "", false // its quarantine is over
-	case ok && lease.MAC != "" && !live && !l.ages.over(addr):
-		return "", true
+	return lease.MAC, ok && l.isOver(lease), ok
+}
+
+// isOver says whether nobody can be using an address by this binding any more. The wall clock is asked only about a
+// quarantine, which is nobody's right. The binding must have been read before.
+func (l *leases) isOver(lease swarm.Lease) bool {
+	if lease.Class == swarm.LeaseQuarantined {
+		return !lease.Live(l.now())
 	}
-	return lease.MAC, ok
+	return !lease.Expires.IsZero() && l.ages.over(lease.Addr)
 }
 
 // Reserved is the address that an operator gave to a machine.
@@ -131,7 +132,17 @@ func (l *leases) ReservedFor(addr netip.Addr) (swarm.MAC, bool) {
 
 // commit writes bindings down, and returns for each whether it was refused.
 func (l *leases) commit(ctx context.Context, all []swarm.Lease) ([]error, error) {
-	result, err := l.propose(ctx, swarm.BindLeases{Segment: l.segment, Term: l.term, Leases: all})
+	bind := swarm.BindLeases{Segment: l.segment, Term: l.term, Leases: all}
+	view := l.state.View()
+	for _, lease := range all {
+		if other, ok := view.Lease(l.segment, lease.Addr); ok && other.MAC != lease.MAC && l.isOver(other) {
+			if bind.Over == nil {
+				bind.Over = map[netip.Addr]time.Time{}
+			}
+			bind.Over[other.Addr] = other.Expires
+		}
+	}
+	result, err := l.propose(ctx, bind)
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +164,7 @@ func (l *leases) commit(ctx context.Context, all []swarm.Lease) ([]error, error)
 
 // Release ends a binding.
 func (l *leases) Release(ctx context.Context, mac swarm.MAC, addr netip.Addr) error {
-	return l.submit(ctx, mac, pending{op: swarm.ReleaseLease{Segment: l.segment, MAC: mac, Addr: addr}})
+	return l.submit(ctx, mac, pending{op: swarm.ReleaseLease{Segment: l.segment, Term: l.term, MAC: mac, Addr: addr}})
 }
 
 // quarantineTime is how long an address that a machine declined is not given out: RFC 2131 leaves it to the server.
@@ -161,7 +172,7 @@ const quarantineTime = 10 * time.Minute
 
 // Quarantine keeps an address from everybody.
 func (l *leases) Quarantine(ctx context.Context, addr netip.Addr) error {
-	return l.decide(ctx, swarm.QuarantineAddress{Segment: l.segment, Addr: addr, Until: l.now().Add(quarantineTime)})
+	return l.decide(ctx, swarm.QuarantineAddress{Segment: l.segment, Term: l.term, Addr: addr, Until: l.now().Add(quarantineTime)})
 }
 
 // batchMost bounds the bindings of one command: about 60 KB, a quarter of what the ledger takes.

@@ -71,7 +71,7 @@ func TestSegmentIsShownWithWhoIsOnItAndItsLiveLeases(t *testing.T) {
 	apply(swarm.SeeMachine{MAC: mac1, Segment: "s1"})
 	apply(swarm.BindLeases{Segment: "s1", Term: 1, Leases: []swarm.Lease{{Segment: "s1", MAC: mac1, Addr: addr1, Expires: now.Add(time.Hour)}}})
 	apply(swarm.BindLeases{Segment: "s1", Term: 1, Leases: []swarm.Lease{{Segment: "s1", MAC: mac2, Addr: addr1.Next(), Expires: now.Add(-time.Hour)}}})
-	apply(swarm.QuarantineAddress{Segment: "s1", Addr: addr1.Next().Next(), Until: now.Add(time.Hour)})
+	apply(swarm.QuarantineAddress{Segment: "s1", Term: 1, Addr: addr1.Next().Next(), Until: now.Add(time.Hour)})
 	view := state.View()
 	s, _ := view.Segment("s1")
 	got := segmentStatus(view, s, namesOf(view))

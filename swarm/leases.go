@@ -17,25 +17,26 @@ const maxLeases = 512
 // it decided, may: otherwise the whole command is refused. Beyond that each lease stands for itself: the value is a list
 // with the refusal of each, "" for those that were bound. A machine whose lease was bound has shown itself, as by
 // SeeMachine.
+//
+// Whether a binding of another machine is over is the holder's to say, who has watched it on a clock that does not jump:
+// State only makes sure that it is still the one that the holder saw.
 type BindLeases struct {
-	Segment string  `json:"segment"`
-	Term    uint64  `json:"term"`
-	Leases  []Lease `json:"leases"` // their Segment may be left empty
+	Segment string                   `json:"segment"`
+	Term    uint64                   `json:"term"`
+	Leases  []Lease                  `json:"leases"`         // their Segment may be left empty
+	Over    map[netip.Addr]time.Time `json:"over,omitempty"` // the bindings that may be replaced, by address: their end, as it is written down
 }
 
 func (o BindLeases) apply(c *change) (any, error) {
-	s, err := c.onDuty(o.Segment)
+	s, err := c.onDutyIn(o.Segment, o.Term)
 	if err != nil {
 		return nil, err
-	}
-	if s.Duty.Term != o.Term {
-		return nil, refuse(ErrNotHolder, "term %d of segment %s is over", o.Term, s.ID)
 	}
 	if len(o.Leases) > maxLeases {
 		return nil, refuse(ErrInvalid, "%d leases in one command, at most %d", len(o.Leases), maxLeases)
 	}
 	refusals := make([]string, len(o.Leases))
-	b := binder{change: c, segment: s, touched: map[string]bool{}}
+	b := binder{change: c, segment: s, over: o.Over, touched: map[string]bool{}}
 	for i, l := range o.Leases {
 		if err := b.bind(l); err != nil {
 			refusals[i] = err.Error()
@@ -48,6 +49,7 @@ func (o BindLeases) apply(c *change) (any, error) {
 type binder struct {
 	*change
 	segment Segment
+	over    map[netip.Addr]time.Time
 	touched map[string]bool // machines, names, addresses and nonces that this command has changed something about
 }
 
@@ -95,7 +97,7 @@ func (b *binder) bind(l Lease) error {
 	}
 	if had && before.Addr != l.Addr {
 		b.touch(before)
-		b.remove("lease", &before)
+		b.leave(before)
 	}
 	b.touch(l)
 	if !same || before.Class != l.Class {
@@ -123,7 +125,7 @@ func (b *binder) mayHave(v View, l, before Lease, owned, same bool) error {
 	if same {
 		return nil
 	}
-	if other, ok := v.Lease(l.Segment, l.Addr); ok && other.MAC != l.MAC && other.Live(b.Time) {
+	if other, ok := v.Lease(l.Segment, l.Addr); ok && other.MAC != l.MAC && !b.isOver(other) {
 		return refuse(ErrAddressTaken, "%s by %q", l.Addr, other.MAC)
 	}
 	if t, ok := promised(v, b.Time, l.Segment, l.Addr, l.MAC); ok {
@@ -133,6 +135,22 @@ func (b *binder) mayHave(v View, l, before Lease, owned, same bool) error {
 		return refuse(ErrConflict, "the boot nonce of %s is that of %s", l.MAC, other.MAC)
 	}
 	return nil
+}
+
+// leave ends a binding whose machine has another address from now on. It may have been told otherwise, by an ACK that was
+// overtaken: nobody else gets the address before its time.
+func (c *change) leave(l Lease) {
+	if l.Expires.IsZero() {
+		c.remove("lease", &l)
+		return
+	}
+	c.put("lease", &Lease{Segment: l.Segment, Addr: l.Addr, Class: LeaseLeft, Expires: l.Expires})
+}
+
+// isOver says whether the holder knew of this very binding that its time is over.
+func (b *binder) isOver(l Lease) bool {
+	end, ok := b.over[l.Addr]
+	return ok && !l.Expires.IsZero() && end.Equal(l.Expires)
 }
 
 // promised finds a ticket, open at now, that gives an address to another machine than mac. Installing takes longer than a
@@ -146,15 +164,25 @@ func promised(v View, now time.Time, segment string, addr netip.Addr, mac MAC) (
 	return Ticket{}, false
 }
 
+// onDutyIn is the segment on which the caller holds the duty, if it does so in this term.
+func (c *change) onDutyIn(segment string, term uint64) (Segment, error) {
+	s, err := c.onDuty(segment)
+	if err == nil && s.Duty.Term != term {
+		err = refuse(ErrNotHolder, "term %d of segment %s is over", term, s.ID)
+	}
+	return s, err
+}
+
 // ReleaseLease gives an address back.
 type ReleaseLease struct {
 	Segment string     `json:"segment"`
+	Term    uint64     `json:"term"`
 	MAC     MAC        `json:"mac"`
 	Addr    netip.Addr `json:"addr"`
 }
 
 func (o ReleaseLease) apply(c *change) (any, error) {
-	if _, err := c.onDuty(o.Segment); err != nil {
+	if _, err := c.onDutyIn(o.Segment, o.Term); err != nil {
 		return nil, err
 	}
 	l, ok := c.view().Lease(o.Segment, o.Addr)
@@ -171,13 +199,14 @@ func (o ReleaseLease) apply(c *change) (any, error) {
 // QuarantineAddress keeps an address from being given to anybody until a time: a machine found that it is in use.
 type QuarantineAddress struct {
 	Segment string     `json:"segment"`
+	Term    uint64     `json:"term"`
 	Addr    netip.Addr `json:"addr"`
 	By      MAC        `json:"by"`
 	Until   time.Time  `json:"until"`
 }
 
 func (o QuarantineAddress) apply(c *change) (any, error) {
-	s, err := c.onDuty(o.Segment)
+	s, err := c.onDutyIn(o.Segment, o.Term)
 	if err != nil {
 		return nil, err
 	}
@@ -190,7 +219,7 @@ func (o QuarantineAddress) apply(c *change) (any, error) {
 		}
 		c.remove("lease", &l)
 	}
-	c.put("lease", &Lease{Segment: o.Segment, Addr: o.Addr, Class: "quarantine", Expires: o.Until})
+	c.put("lease", &Lease{Segment: o.Segment, Addr: o.Addr, Class: LeaseQuarantined, Expires: o.Until})
 	c.alarm(o.By, "quarantine", "address %s on segment %s is in use by somebody else: not given out until %s", o.Addr, s.ID,
 		o.Until.UTC().Format(time.RFC3339))
 	return nil, nil

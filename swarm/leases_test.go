@@ -25,7 +25,7 @@ func TestEachLeaseOfABatchStandsForItself(t *testing.T) {
 		lease(m3, "192.168.42.50"), // taken by the one before
 		lease(m4, "192.168.42.51"),
 		lease(m4, "192.168.42.52"), // moves
-		lease(m3, "192.168.42.51"), // which frees this one
+		lease(m3, "192.168.42.51"), // which is not free for others before its time
 		lease(m3, "10.0.0.1"), lease(m3, "192.168.42.0"), lease(m3, "192.168.42.255"), lease("52:54:00:00:00:3", "192.168.42.70"),
 		lease("52:54:00:00:00:AA", "192.168.42.70"), foreign, endless, twin,
 		lease(m2, "192.168.42.20"), // a node's own
@@ -36,7 +36,7 @@ func TestEachLeaseOfABatchStandsForItself(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []error{
-		nil, ErrAddressTaken, nil, nil, nil, ErrInvalid, ErrInvalid, ErrInvalid, ErrInvalid, ErrInvalid, ErrInvalid, ErrInvalid, ErrConflict,
+		nil, ErrAddressTaken, nil, nil, ErrAddressTaken, ErrInvalid, ErrInvalid, ErrInvalid, ErrInvalid, ErrInvalid, ErrInvalid, ErrInvalid, ErrConflict,
 		ErrAddressTaken, ErrConflict,
 	}
 	for i, refusal := range got {
@@ -45,7 +45,7 @@ func TestEachLeaseOfABatchStandsForItself(t *testing.T) {
 		}
 	}
 	v := h.s.View()
-	for mac, addr := range map[MAC]string{m1: "192.168.42.20", m2: "192.168.42.50", m3: "192.168.42.51", m4: "192.168.42.52"} {
+	for mac, addr := range map[MAC]string{m1: "192.168.42.20", m2: "192.168.42.50", m4: "192.168.42.52"} {
 		if l, ok := v.LeaseOf("s1", mac); !ok || l.Addr.String() != addr {
 			t.Errorf("%s is at %v, want %s", mac, l.Addr, addr)
 		}
@@ -58,16 +58,35 @@ func TestEachLeaseOfABatchStandsForItself(t *testing.T) {
 	}
 }
 
-func TestAddressThatAMachineLeavesIsFreeForTheNextOfTheBatch(t *testing.T) {
+func TestOnlyTheBindingThatTheHolderSawMayBeReplaced(t *testing.T) {
 	h := founded(t)
-	h.bound(m1, "192.168.42.20")
-	o := h.lease(m1, "192.168.42.21")
-	o.Leases = append(o.Leases, h.lease(m2, "192.168.42.20").Leases...)
+	h.bound(m1, addr20.String())
+	seen, _ := h.s.View().Lease("s1", addr20)
+	late := h.lease(m2, addr20.String())
+	late.Over = map[netip.Addr]time.Time{addr20: seen.Expires}
+	h.now = h.now.Add(time.Minute)
+	h.bound(m1, addr20.String()) // renewed while the other was under way
 	var refusals []string
-	if err := h.must(seedID, o).Decode(&refusals); err != nil || strings.Join(refusals, "") != "" {
+	if err := h.must(seedID, late).Decode(&refusals); err != nil || !strings.Contains(refusals[0], ErrAddressTaken.Error()) {
 		t.Fatalf("%q, %v", refusals, err)
 	}
-	if l, _ := h.s.View().Lease("s1", addr20); l.MAC != m2 {
+	h.now = h.now.Add(24 * time.Hour)
+	o := h.lease(m2, addr20.String())
+	o.Over = nil // the wall clock alone ends nobody's right
+	if err := h.must(seedID, o).Decode(&refusals); err != nil || !strings.Contains(refusals[0], ErrAddressTaken.Error()) {
+		t.Fatalf("%q, %v", refusals, err)
+	}
+	h.bound(m2, addr20.String())
+}
+
+func TestDecisionsOfAnEarlierTermAboutAddressesAreRefused(t *testing.T) {
+	h := founded(t)
+	h.bound(m1, addr20.String())
+	before := h.term("s1")
+	h.must(seedID, GrantDuty{Segment: "s1", Term: before, To: seedID})
+	h.refused(seedID, ReleaseLease{Segment: "s1", Term: before, MAC: m1, Addr: addr20}, ErrNotHolder)
+	h.refused(seedID, QuarantineAddress{Segment: "s1", Term: before, Addr: addr20, Until: h.now.Add(time.Hour)}, ErrNotHolder)
+	if l, _ := h.s.View().Lease("s1", addr20); l.MAC != m1 || !l.Live(h.now) {
 		t.Fatalf("%+v", l)
 	}
 }
@@ -161,6 +180,7 @@ func TestReservedAddressIsForItsMachineAndItsMachineForIt(t *testing.T) {
 	h.refused(seedID, UnreserveAddress{MAC: m2, Addr: addr20}, ErrNotFound)
 	h.must(seedID, UnreserveAddress{MAC: m1, Addr: addr20})
 	h.bound(m1, "192.168.42.21")
+	h.now = h.now.Add(2 * time.Hour)
 	h.bound(m2, addr20.String())
 }
 
@@ -241,10 +261,10 @@ func TestTicketNeverTakesAnAddressFromItsOwner(t *testing.T) {
 
 func TestQuarantineHasAnEnd(t *testing.T) {
 	h := founded(t)
-	h.refused(seedID, QuarantineAddress{Segment: "s1", Addr: addr20}, ErrInvalid)
-	h.refused(seedID, QuarantineAddress{Segment: "s1", Addr: addr20, Until: h.now, By: "x"}, ErrInvalid)
+	h.refused(seedID, QuarantineAddress{Segment: "s1", Term: h.term("s1"), Addr: addr20}, ErrInvalid)
+	h.refused(seedID, QuarantineAddress{Segment: "s1", Term: h.term("s1"), Addr: addr20, Until: h.now, By: "x"}, ErrInvalid)
 	h.join(m1, addr20.String())
-	h.refused(seedID, QuarantineAddress{Segment: "s1", Addr: addr20, Until: h.now.Add(time.Hour)}, ErrConflict)
+	h.refused(seedID, QuarantineAddress{Segment: "s1", Term: h.term("s1"), Addr: addr20, Until: h.now.Add(time.Hour)}, ErrConflict)
 }
 
 func TestPoolsAreWhatTheOperatorSaid(t *testing.T) {
@@ -305,7 +325,7 @@ func TestIdleThingsAreForgottenAndNothingElse(t *testing.T) {
 	h.must(seedID, ArmMachine{MAC: mac(3)})                          //
 	h.bound(mac(4), "192.168.42.34")                                 // reserved
 	h.must(seedID, ReserveAddress{MAC: mac(4), Addr: addr20.Next()}) //
-	h.must(seedID, QuarantineAddress{Segment: "s1", Addr: netip.MustParseAddr("192.168.42.40"), Until: h.now.Add(time.Minute)})
+	h.must(seedID, QuarantineAddress{Segment: "s1", Term: h.term("s1"), Addr: netip.MustParseAddr("192.168.42.40"), Until: h.now.Add(time.Minute)})
 	h.now = h.now.Add(48 * time.Hour)
 	h.bound(mac(5), "192.168.42.35") // present
 	h.refused(seedID, ForgetIdle{Segment: "s1", Before: h.now.Add(time.Hour)}, ErrInvalid)

@@ -95,10 +95,14 @@ func (h *house) term(segment string) uint64 {
 	return s.Duty.Term
 }
 
+// lease is a binding by a holder whose clock is that of the wall.
 func (h *house) lease(mac MAC, addr string) BindLeases {
-	return BindLeases{Segment: "s1", Term: h.term("s1"), Leases: []Lease{
-		{Addr: netip.MustParseAddr(addr), MAC: mac, Class: "os", Expires: h.now.Add(time.Hour)},
-	}}
+	at := netip.MustParseAddr(addr)
+	o := BindLeases{Segment: "s1", Term: h.term("s1"), Leases: []Lease{{Addr: at, MAC: mac, Class: "os", Expires: h.now.Add(time.Hour)}}}
+	if l, ok := h.s.View().Lease("s1", at); ok && !l.Live(h.now) {
+		o.Over = map[netip.Addr]time.Time{at: l.Expires}
+	}
+	return o
 }
 
 // bind proposes one lease and returns its refusal.
@@ -147,6 +151,8 @@ func TestAddressIsBoundToOneMachine(t *testing.T) {
 	h.bound(m1, "192.168.42.20")
 	h.unbound(m2, "192.168.42.20", ErrAddressTaken)
 	h.bound(m1, "192.168.42.21")
+	h.unbound(m2, "192.168.42.20", ErrAddressTaken) // whoever left it may have left it unawares
+	h.now = h.now.Add(2 * time.Hour)
 	h.bound(m2, "192.168.42.20")
 	if l, _ := h.s.View().LeaseOf("s1", m1); l.Addr.String() != "192.168.42.21" {
 		t.Fatalf("machine 1 is at %s", l.Addr)
@@ -171,7 +177,7 @@ func TestQuarantinedAddressIsGivenToNobody(t *testing.T) {
 	h := founded(t)
 	a := netip.MustParseAddr("192.168.42.20")
 	h.bound(m1, a.String())
-	h.must(seedID, QuarantineAddress{Segment: "s1", Addr: a, By: m1, Until: h.now.Add(10 * time.Minute)})
+	h.must(seedID, QuarantineAddress{Segment: "s1", Term: h.term("s1"), Addr: a, By: m1, Until: h.now.Add(10 * time.Minute)})
 	h.unbound(m1, a.String(), ErrAddressTaken)
 	h.now = h.now.Add(time.Hour)
 	h.bound(m1, a.String())
@@ -182,7 +188,7 @@ func TestNodeKeepsItsAddressForEver(t *testing.T) {
 	h.join(m1, "192.168.42.20")
 	h.bound(m1, "192.168.42.20")
 	h.unbound(m1, "192.168.42.21", ErrConflict)
-	h.must(seedID, ReleaseLease{Segment: "s1", MAC: m1, Addr: netip.MustParseAddr("192.168.42.20")})
+	h.must(seedID, ReleaseLease{Segment: "s1", Term: h.term("s1"), MAC: m1, Addr: netip.MustParseAddr("192.168.42.20")})
 	h.now = h.now.Add(1000 * time.Hour)
 	h.unbound(m2, "192.168.42.20", ErrAddressTaken)
 }
@@ -355,7 +361,7 @@ func FuzzDecodeCommand(f *testing.F) {
 		OpenSegment{Port: m2}, GrantDuty{Segment: "s1", Term: 1, To: seedID}, NameMachine{MAC: m1, Name: "a"}, PutArtifact{Artifact{Digest: "d"}},
 		ReserveAddress{MAC: m1, Addr: netip.MustParseAddr("192.168.42.9")}, ForgetIdle{Segment: "s1"}, EvictNode{Node: "n", Key: gossipKey(1)}, RotateKeys{Key: gossipKey(1)},
 		SetPools{Segment: "s1", Pools: []AddrRange{{netip.MustParseAddr("192.168.42.9"), netip.MustParseAddr("192.168.42.19")}}}, AddOperator{Name: "ann", Role: RoleView},
-		QuarantineAddress{Segment: "s1", Addr: netip.MustParseAddr("192.168.42.9")}, PutProfile{Profile: Profile{Name: "q"}},
+		QuarantineAddress{Segment: "s1", Term: 1, Addr: netip.MustParseAddr("192.168.42.9")}, PutProfile{Profile: Profile{Name: "q"}},
 	} {
 		if wire, err := (Command{ID: "1", Time: day, By: seedID, Op: op}).Encode(); err == nil {
 			f.Add(wire)

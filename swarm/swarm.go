@@ -151,12 +151,18 @@ func offset(p netip.Prefix, n uint32) netip.Addr {
 type Lease struct {
 	Segment  string     `json:"segment"`
 	Addr     netip.Addr `json:"addr"`
-	MAC      MAC        `json:"mac,omitempty"` // empty: quarantined after a DECLINE
+	MAC      MAC        `json:"mac,omitempty"` // empty: nobody may have it; Class says why
 	Class    string     `json:"class"`         // who asked: firmware, ipxe, agent, os, node
 	Nonce    string     `json:"nonce,omitempty"`
 	Hostname string     `json:"hostname,omitempty"`
 	Expires  time.Time  `json:"expires,omitzero"` // zero: never
 }
+
+// Classes of leases that belong to nobody.
+const (
+	LeaseQuarantined = "quarantine" // in use by somebody to whom we have not given it
+	LeaseLeft        = "left"       // by a machine that has another address now
+)
 
 // Live says whether the lease still binds its address at now.
 func (l Lease) Live(now time.Time) bool { return l.Expires.IsZero() || now.Before(l.Expires) }

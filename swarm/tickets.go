@@ -211,7 +211,7 @@ func (o RedeemTicket) apply(c *change) (any, error) {
 	c.put("node", n)
 	// From now on the address is the node's own: it must be able to start when nobody gives addresses.
 	if l, ok := c.view().LeaseOf(t.Segment, m.MAC); ok && l.Addr != t.Addr {
-		c.remove("lease", &l)
+		c.leave(l)
 	}
 	c.put("lease", &Lease{Segment: t.Segment, Addr: t.Addr, MAC: m.MAC, Class: "node", Hostname: m.Name})
 	c.event(m.MAC, "joined", "%s redeemed ticket %s and is node %s", m.Name, t.ID, n.ID)

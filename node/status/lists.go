@@ -8,6 +8,7 @@ const (
 	LeasePermanent   = "permanent"   // a node's own, for ever
 	LeaseExpired     = "expired"     // the machine gets it again if it asks before somebody else needs it
 	LeaseQuarantined = "quarantined" // somebody answered there whom we did not give it to
+	LeaseLeft        = "left"        // its machine has another address now; it is not given out before its time
 	LeaseReserved    = "reserved"    // kept for a machine that has not asked for it yet
 )
 
@@ -15,9 +16,9 @@ const (
 type Lease struct {
 	Segment  string    `json:"segment"`
 	Address  string    `json:"address"`
-	MAC      string    `json:"mac,omitempty"`  // empty: nobody's, in quarantine
+	MAC      string    `json:"mac,omitempty"`  // empty: nobody's, in quarantine or left
 	Name     string    `json:"name,omitempty"` // of the machine
-	State    string    `json:"state"`          // bound, permanent, expired, quarantined, reserved
+	State    string    `json:"state"`          // bound, permanent, expired, quarantined, left, reserved
 	Reserved bool      `json:"reserved"`       // an operator keeps it for this MAC
 	Class    string    `json:"class,omitempty"`
 	Hostname string    `json:"hostname,omitempty"` // what the client calls itself

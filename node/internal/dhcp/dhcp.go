@@ -43,10 +43,11 @@ func (b Binding) ExpiredAt(now time.Time) bool { return !b.Expires.IsZero() && !
 type Ledger interface {
 	// Binding is the last binding of mac on this segment, expired or not.
 	Binding(mac swarm.MAC) (Binding, bool)
-	// Holder tells to whom addr belongs, expired or not. While an address is quarantined, the empty MAC holds it.
-	Holder(addr netip.Addr) (swarm.MAC, bool)
-	// Bind commits b. It replaces the machine's own binding, and an expired binding of another machine to the same
-	// address; it fails if another machine's binding to that address has not expired.
+	// Holder tells to whom addr belongs, and whether that is over: nobody can be using it by that right any more. The
+	// empty MAC holds what is kept from everyone.
+	Holder(addr netip.Addr) (mac swarm.MAC, over, ok bool)
+	// Bind commits b. It replaces the machine's own binding, and a binding of another machine to the same address that is
+	// over; it fails if that is not over.
 	Bind(ctx context.Context, b Binding) error
 	// Release ends the binding of mac to addr, if that is what it has.
 	Release(ctx context.Context, mac swarm.MAC, addr netip.Addr) error

@@ -34,10 +34,11 @@ func (m *memory) Binding(mac swarm.MAC) (Binding, bool) {
 	return b, ok
 }
 
-func (m *memory) Holder(addr netip.Addr) (swarm.MAC, bool) {
+func (m *memory) Holder(addr netip.Addr) (mac swarm.MAC, over, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.holder(addr)
+	mac, ok = m.holder(addr)
+	return mac, mac != "" && m.bindings[mac].ExpiredAt(m.now()), ok
 }
 
 func (m *memory) holder(addr netip.Addr) (swarm.MAC, bool) {

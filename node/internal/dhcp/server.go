@@ -324,18 +324,14 @@ func (s *Server) useOf(now time.Time, mac swarm.MAC, addr netip.Addr) use {
 	if s.keptForOther(mac, addr) || s.desk.offeredToOther(now, addr, mac) {
 		return taken
 	}
-	holder, ok := s.o.Ledger.Holder(addr)
+	holder, over, ok := s.o.Ledger.Holder(addr)
 	switch {
 	case !ok || holder == mac && mac != "":
 		return free
-	case holder == "":
-		return taken
+	case over:
+		return expired
 	}
-	b, ok := s.o.Ledger.Binding(holder)
-	if ok && b.Addr == addr && !b.ExpiredAt(now) {
-		return taken
-	}
-	return expired
+	return taken
 }
 
 // commit makes durable what the plan rests on. Every write is bounded: a client does not wait longer.

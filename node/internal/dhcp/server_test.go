@@ -337,14 +337,14 @@ func TestAddressInUseIsQuarantinedAndAnotherOffered(t *testing.T) {
 		if ack := b.lease(); !ack.YourIPAddr.Equal(addr17.Next().AsSlice()) {
 			t.Errorf("gave %s", ack.YourIPAddr)
 		}
-		if _, ok := b.ledger.Holder(addr17); ok || b.eventKinds() != string(EventConflict) {
+		if _, _, ok := b.ledger.Holder(addr17); ok || b.eventKinds() != string(EventConflict) {
 			t.Errorf("a probe that nobody asked for changed the ledger: %v; events %q", ok, b.eventKinds())
 		}
 		other := dhcpv4.WithHwAddr(net.HardwareAddr{2, 0, 0, 0, 0, 2})
 		if r := b.say(b.packet(discover, other, wants(addr17.String()))); r != nil {
 			t.Errorf("offered %s, which a stranger uses", r.YourIPAddr)
 		}
-		if holder, ok := b.ledger.Holder(addr17); !ok || holder != "" {
+		if holder, over, ok := b.ledger.Holder(addr17); !ok || over || holder != "" {
 			t.Errorf("asked for and in use, but held by %q", holder)
 		}
 	})

@@ -1,0 +1,76 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"testing"
+	"time"
+
+	"offshoot/node/internal/dhcp"
+	"offshoot/swarm"
+)
+
+// TestOnlyWatchingABindingEndsIt: a node that has not seen for how long a binding lasts gives its address to nobody else,
+// whatever its wall clock says.
+func TestOnlyWatchingABindingEndsIt(t *testing.T) {
+	l := founded(t)
+	elapsed := 100 * time.Hour
+	l.ages = newAges(func() time.Duration { return elapsed }, time.Hour)
+	post := func() *leases { // of a holder that has just come
+		out := newLeases(l.replica, "s1", 1)
+		ctx, cancel := context.WithCancel(context.Background())
+		t.Cleanup(cancel)
+		go func() { _ = out.Run(ctx) }()
+		return out
+	}
+	before := post()
+	expires := time.Now().Add(-time.Minute) // a wall clock that is behind
+	bind := func(by *leases, mac swarm.MAC) error {
+		return by.Bind(context.Background(), dhcp.Binding{MAC: mac, Addr: addr1, Class: "os", Expires: expires})
+	}
+	if err := bind(before, mac1); err != nil {
+		t.Fatal(err)
+	}
+	var snapshot bytes.Buffer
+	if err := l.state.Snapshot()(&snapshot); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Restore(&snapshot); err != nil {
+		t.Fatal(err)
+	}
+	restored := post()
+	for _, step := range []struct {
+		wait time.Duration
+		over bool
+	}{{0, false}, {time.Hour, false}, {7 * time.Minute, true}} {
+		elapsed += step.wait
+		if mac, over, ok := restored.Holder(addr1); mac != mac1 || over != step.over || !ok {
+			t.Fatalf("%s, %t, %t", mac, over, ok)
+		}
+		if step.wait == time.Hour {
+			continue // an attempt would begin the watch anew
+		}
+		if err := bind(restored, mac2); (err == nil) != step.over {
+			t.Fatalf("given to another after %v: %v", step.wait, err)
+		}
+	}
+	if mac, over, _ := restored.Holder(addr1); mac != mac2 || over {
+		t.Fatalf("%s, %t", mac, over)
+	}
+}
+
+func TestQuarantineEndsByTheClockOnTheWall(t *testing.T) {
+	l := founded(t)
+	here := newLeases(l.replica, "s1", 1)
+	if err := here.Quarantine(context.Background(), addr1); err != nil {
+		t.Fatal(err)
+	}
+	if mac, over, ok := here.Holder(addr1); mac != "" || over || !ok {
+		t.Fatalf("%q, %t, %t", mac, over, ok)
+	}
+	now := time.Now().Add(quarantineTime)
+	l.now = func() time.Time { return now }
+	if mac, over, ok := here.Holder(addr1); mac != "" || !over || !ok {
+		t.Fatalf("%q, %t, %t", mac, over, ok)
+	}
+}
