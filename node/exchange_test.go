@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -85,6 +86,8 @@ func BenchmarkExchanges(b *testing.B) {
 			}
 		})
 	}
+	var commands atomic.Int64
+	l.replica.applied = func(uint64, []byte) { commands.Add(1) }
 	b.ResetTimer()
 	for i := range b.N {
 		work <- i
@@ -93,6 +96,7 @@ func BenchmarkExchanges(b *testing.B) {
 	all.Wait()
 	b.StopTimer()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "exchanges/s")
+	b.ReportMetric(float64(b.N)/float64(commands.Load()), "leases/command")
 	cancel()
 	if err := <-ended; err != nil {
 		b.Error(err)

@@ -80,6 +80,7 @@ type leases struct {
 	segment string
 	term    uint64
 	waiting chan pending
+	pace    pace
 
 	mu   sync.Mutex
 	busy map[swarm.MAC]chan struct{} // machines about whom a decision is not written down yet; closed when it is
@@ -192,8 +193,7 @@ type pending struct {
 	over  func()     // the decision is written down, or never will be
 }
 
-// Bind commits a binding, together with all others that ask while the ledger writes. It waits for a write that is under
-// way and its own, not longer.
+// Bind commits a binding, together with all others that ask while the ledger writes.
 func (l *leases) Bind(ctx context.Context, b dhcp.Binding) error {
 	return l.submit(ctx, b.MAC, pending{lease: swarm.Lease{
 		Segment: l.segment, MAC: b.MAC, Addr: b.Addr, Class: b.Class, Nonce: b.Nonce, Hostname: b.Hostname, Expires: b.Expires,
@@ -247,8 +247,8 @@ func (l *leases) turn(ctx context.Context, mac swarm.MAC) (over func(), err erro
 	}
 }
 
-// Run writes bindings down until ctx ends. Nothing waits for company: the first goes at once, and whoever comes during its
-// write goes with the next, so that one sync of the voters' disks serves them all.
+// Run writes bindings down until ctx ends. A lone one goes at once; whoever comes during a write, or within gatherTime of its
+// beginning, goes with the next, so that one sync of the voters' disks serves them all.
 func (l *leases) Run(ctx context.Context) error {
 	var writers sync.WaitGroup
 	for range batchWriters {
@@ -258,6 +258,7 @@ func (l *leases) Run(ctx context.Context) error {
 				case <-ctx.Done():
 					return
 				case first := <-l.waiting:
+					l.pace.wait(ctx)
 					l.write(ctx, first)
 				}
 			}
@@ -265,6 +266,35 @@ func (l *leases) Run(ctx context.Context) error {
 	}
 	writers.Wait()
 	return nil
+}
+
+// gatherTime is the least time between the beginnings of two writes. A command costs as much as several leases: under load it
+// pays to wait for company.
+const gatherTime = time.Millisecond
+
+// pace keeps writes apart: the first one after a while begins at once. It is safe for concurrent use.
+type pace struct {
+	mu   sync.Mutex
+	next time.Time
+}
+
+// wait returns when the next write may begin, or ctx ends.
+func (p *pace) wait(ctx context.Context) {
+	p.mu.Lock()
+	begin := time.Now()
+	if p.next.After(begin) {
+		begin = p.next
+	}
+	p.next = begin.Add(gatherTime)
+	p.mu.Unlock()
+	if left := time.Until(begin); left > 0 {
+		timer := time.NewTimer(left)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+	}
 }
 
 // gather takes the bindings that wait already. next is something else that came behind them.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"offshoot/node/internal/dhcp"
@@ -73,4 +74,22 @@ func TestQuarantineEndsByTheClockOnTheWall(t *testing.T) {
 	if mac, over, ok := here.Holder(addr1); mac != "" || !over || !ok {
 		t.Fatalf("%q, %t, %t", mac, over, ok)
 	}
+}
+
+func TestALoneWriteWaitsForNobodyAndManyKeepApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p pace
+		begun := time.Now()
+		at := func(want time.Duration) {
+			t.Helper()
+			if p.wait(t.Context()); time.Since(begun) != want {
+				t.Fatalf("began after %v, not %v", time.Since(begun), want)
+			}
+		}
+		at(0)
+		at(gatherTime)
+		at(2 * gatherTime)
+		<-time.After(time.Second)
+		at(time.Second + 2*gatherTime)
+	})
 }
