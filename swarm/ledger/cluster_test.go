@@ -282,6 +282,9 @@ func (c *cluster) voters(n int) []*testNode {
 		c.change(func() error { return nodes[0].Promote(c.ctx(), m.id) })
 		nodes = append(nodes, m)
 	}
+	for _, m := range nodes[1:] { // a voter that has not heard yet of another one would not vote for it
+		c.change(func() error { return nodes[0].CaughtUp(c.ctx(), m.id) })
+	}
 	return nodes
 }
 
