@@ -78,6 +78,7 @@ func newCore(p parts, state *swarm.State) (*core, error) {
 	o.ID, o.Address, o.FSM, o.Logger = p.id, p.address, c.replica, p.log.With("part", "ledger")
 	o.Peers = ledger.Peers{Forward: c.forward, Pulse: c.pulse}
 	o.Check = func(r io.Reader) error { return checkSnapshot(r, state.View()) }
+	o.Clock = p.clock
 	var err error
 	if c.replica.ledger, err = ledger.Open(o); err != nil {
 		return nil, err

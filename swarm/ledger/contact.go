@@ -60,21 +60,20 @@ const never = time.Duration(math.MaxInt64)
 // never did. On the leader: since it last asked a majority that agreed. On members: since the leader was last asked and
 // could say so, counted from what a majority had last told it. On followers: the same, asked of the node that feeds them.
 // All count from the moment of asking, so a node that was paused and wakes up with old messages in its sockets is not
-// deceived (raft's LastContact is). Time spent in system suspend does not count: the kernel's monotonic clock stands still
-// then.
+// deceived (raft's LastContact is).
 func (l *Ledger) LeaderContact() time.Duration {
 	l.contactMu.Lock()
 	defer l.contactMu.Unlock()
-	if l.contact.IsZero() {
+	if l.contact == never {
 		return never
 	}
-	return time.Since(l.contact)
+	return l.opt.Clock() - l.contact
 }
 
-func (l *Ledger) noteContact(at time.Time) {
+func (l *Ledger) noteContact(at time.Duration) {
 	l.contactMu.Lock()
 	defer l.contactMu.Unlock()
-	if at.After(l.contact) {
+	if l.contact == never || at > l.contact {
 		l.contact = at
 	}
 }
@@ -108,7 +107,7 @@ func (l *Ledger) keepContact(ctx context.Context) {
 }
 
 func (l *Ledger) contactOnce(ctx context.Context) error {
-	asked := time.Now()
+	asked := l.opt.Clock()
 	id, address, ok := l.Leader()
 	switch {
 	case !ok:
@@ -128,14 +127,14 @@ func (l *Ledger) contactOnce(ctx context.Context) error {
 	if !p.Leading || p.Term < l.raft.CurrentTerm() || p.Confirmed < 0 {
 		return fmt.Errorf("ask leader %s at %s: %w", id, address, ErrNotLeader)
 	}
-	l.noteContact(asked.Add(-p.Confirmed))
+	l.noteContact(asked - p.Confirmed)
 	return nil
 }
 
 // contactByFeeder asks the node that feeds this one how old its own contact is. What the feed itself says about time
 // would not do: a frame may have lain in a socket for a minute.
 func (l *Ledger) contactByFeeder(ctx context.Context, feeder peer) error {
-	asked := time.Now()
+	asked := l.opt.Clock()
 	p, err := l.pulseOf(ctx, feeder.ID, feeder.Address)
 	if err != nil {
 		return fmt.Errorf("ask %s at %s, which feeds this node: %w", feeder.ID, feeder.Address, err)
@@ -143,7 +142,7 @@ func (l *Ledger) contactByFeeder(ctx context.Context, feeder peer) error {
 	if !p.Hears || p.Contact < 0 {
 		return fmt.Errorf("ask %s at %s, which feeds this node: %w", feeder.ID, feeder.Address, ErrNoLeader)
 	}
-	l.noteContact(asked.Add(-p.Contact))
+	l.noteContact(asked - p.Contact)
 	return nil
 }
 

@@ -55,6 +55,33 @@ func TestContactIsAsOldAsTheLeadersOwnProof(t *testing.T) {
 	})
 }
 
+func TestALaptopThatWakesUpKnowsThatItsNewsAreOld(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	var asleep atomic.Int64
+	begun := time.Now()
+	opt := c.options("a", scratch(t), fast)
+	opt.Clock = func() time.Duration { return time.Since(begun) + time.Duration(asleep.Load()) }
+	told := distort(&opt)
+	a := c.start(opt, true)
+	c.leads(a)
+	b := c.node("b", fast, false)
+	c.change(func() error { return a.AddLearner(c.ctx(), "b", b.opt.Address) })
+	c.change(func() error { return a.Promote(c.ctx(), "b") })
+	c.eventually("contact is fresh", func() error {
+		if d := a.LeaderContact(); d > time.Minute {
+			return fmt.Errorf("contact %s ago", d)
+		}
+		return nil
+	})
+	silent := func(p *Pulse) { p.Term = 0 } // nobody confirms it any more
+	told.Store(&silent)
+	asleep.Store(int64(time.Hour))
+	if d := a.LeaderContact(); d < time.Hour {
+		t.Errorf("contact %s ago", d)
+	}
+}
+
 func TestLeaderIsNotConfirmedByVotersOfALaterTerm(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)

@@ -110,11 +110,11 @@ type Ledger struct {
 
 	leadership signal
 	contactMu  sync.Mutex
-	contact    time.Time // the leader was in office then, by a round trip; zero: never
-	began      time.Time // when raft was started
-	fed        fed       // what a feed says, if there is one
-	feeds      gate      // readers that are fed from here
-	shared     shared    // the snapshot that they are fed with
+	contact    time.Duration // by Clock: the leader was in office then, by a round trip; never: not yet
+	began      time.Time     // when raft was started
+	fed        fed           // what a feed says, if there is one
+	feeds      gate          // readers that are fed from here
+	shared     shared        // the snapshot that they are fed with
 	following  atomic.Bool
 }
 
@@ -136,6 +136,7 @@ func Open(opt Options) (*Ledger, error) {
 		started:  make(chan struct{}),
 		stopping: make(chan struct{}),
 		changing: make(chan struct{}, 1),
+		contact:  never,
 	}
 	l.changing <- struct{}{}
 	l.fsm.fail = s.guard.fail

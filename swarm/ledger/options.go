@@ -41,7 +41,7 @@ type Compaction struct {
 	Trailing  uint64        // entries kept behind a snapshot for members that are a little late; 8192
 }
 
-// Options of a ledger. Timing, Compaction, Check and Logger may be left out, and one of Dir and Storage. Recover needs
+// Options of a ledger. Timing, Compaction, Check, Clock and Logger may be left out, and one of Dir and Storage. Recover needs
 // neither Listener, Dial nor Peers.
 type Options struct {
 	Dir      string       // data directory, this package's alone
@@ -59,7 +59,10 @@ type Options struct {
 	Check      func(r io.Reader) error
 	Timing     Timing
 	Compaction Compaction
-	Logger     *slog.Logger
+	// Clock is the machine's own clock, by which the leader's time in office is measured. It should go on while the machine
+	// sleeps, or a laptop that wakes up believes for a moment what it knew when it was closed. Go's does not: the default.
+	Clock  func() time.Duration
+	Logger *slog.Logger
 }
 
 func (o *Options) complete() error {
@@ -86,6 +89,10 @@ func (o *Options) completeOffline() error {
 		return fmt.Errorf("address %q: %w", o.Address, err)
 	} else if host == "" {
 		return fmt.Errorf("address %q: others need a host to reach this node at", o.Address)
+	}
+	if o.Clock == nil {
+		begun := time.Now()
+		o.Clock = func() time.Duration { return time.Since(begun) }
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
