@@ -16,20 +16,22 @@ import (
 // was last written down, whatever the clocks on the wall say.
 const maxLease = time.Hour
 
-// ages knows for how long this node has seen each binding unchanged, by its own clock. An address is given to another
-// machine only when it has watched the binding for as long as it can last: the wall clock of whoever wrote it down, or our
-// own, may have jumped. It is safe for concurrent use.
+// ages knows how old bindings are by this node's own clock: the wall clock of whoever wrote them down, or our own, may have
+// jumped. No binding is younger than the moment at which this node saw it being made, perhaps much later than the others: an
+// address is given to another machine when that is long enough ago. And none is older than the moment at which this node asked
+// for it itself: so long it may be renewed without the others. It is safe for concurrent use.
 type ages struct {
 	clock   func() time.Duration
 	longest time.Duration // a lease
 
 	mu    sync.Mutex
-	since time.Duration // nothing is older than what this node has seen itself
-	bound map[netip.Addr]time.Duration
+	since time.Duration                // nothing is older than what this node has seen itself
+	bound map[netip.Addr]time.Duration // seen being made
+	asked map[netip.Addr]time.Duration // asked for by this node itself, and made
 }
 
 func newAges(clock func() time.Duration, longest time.Duration) *ages {
-	return &ages{clock: clock, longest: longest, since: clock(), bound: map[netip.Addr]time.Duration{}}
+	return &ages{clock: clock, longest: longest, since: clock(), bound: map[netip.Addr]time.Duration{}, asked: map[netip.Addr]time.Duration{}}
 }
 
 // note begins the watch over bindings that were just written down.
@@ -42,36 +44,41 @@ func (a *ages) note(leases []swarm.Lease) {
 	}
 }
 
+// made notes that this node asked for a binding at this time, and that it was made.
+func (a *ages) made(addr netip.Addr, asked time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.asked[addr] = asked
+}
+
 // restart forgets everything: the state was replaced.
 func (a *ages) restart() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.since = a.clock()
 	clear(a.bound)
+	clear(a.asked)
 }
 
 // over says whether a binding of this address can not be in use any more, also by a client whose clock is slower than ours.
-func (a *ages) over(addr netip.Addr) bool { return a.left(addr) <= -a.longest/clockSkew }
+func (a *ages) over(addr netip.Addr) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.clock()-max(a.since, a.bound[addr]) >= a.longest+a.longest/clockSkew
+}
 
 // clockSkew is the part of a time by which two clocks may be apart at its end: 5 % each way, as for duties.
 const clockSkew = 10
 
-// left is for how long a binding of this address may be in use still.
+// left is how long a binding of this address lasts at least; not positive if that is not known.
 func (a *ages) left(addr netip.Addr) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return max(a.since, a.bound[addr]) + a.longest - a.clock()
-}
-
-// known is for how long a binding of this address lasts at most, 0 if this node has not seen it being made.
-func (a *ages) known(addr netip.Addr) time.Duration {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	at, ok := a.bound[addr]
+	at, ok := a.asked[addr]
 	if !ok {
 		return 0
 	}
-	return max(at+a.longest-a.clock(), 0)
+	return at + a.longest - a.clock()
 }
 
 // leases is the DHCP server's ledger for one segment in one term.
@@ -92,16 +99,13 @@ func newLeases(r *replica, segment string, term uint64) *leases {
 
 var _ dhcp.Ledger = (*leases)(nil)
 
-// Binding is the last binding of a machine. Its end is the earlier one of what the wall clock and our own say; a binding that
-// this node has not seen being made is over for it, because it cannot say how old that is without trusting the wall clock.
-// With full duty that means only that it is bound again.
+// Binding is the last binding of a machine.
 func (l *leases) Binding(mac swarm.MAC) (dhcp.Binding, bool) {
 	lease, ok := l.state.View().LeaseOf(l.segment, mac)
-	b := dhcp.Binding{MAC: lease.MAC, Addr: lease.Addr, Nonce: lease.Nonce, Expires: lease.Expires, Class: lease.Class, Hostname: lease.Hostname}
-	if end := l.now().Add(l.ages.known(b.Addr)); ok && !b.Expires.IsZero() && end.Before(b.Expires) {
-		b.Expires = end
-	}
-	return b, ok
+	return dhcp.Binding{
+		MAC: lease.MAC, Addr: lease.Addr, Nonce: lease.Nonce, Expires: lease.Expires, Class: lease.Class, Hostname: lease.Hostname,
+		Left: l.ages.left(lease.Addr),
+	}, ok
 }
 
 // Holder is who an address belongs to, and whether its time is over.
@@ -143,6 +147,7 @@ func (l *leases) commit(ctx context.Context, all []swarm.Lease) ([]error, error)
 			bind.Over[other.Addr] = other.Expires
 		}
 	}
+	asked := l.ages.clock()
 	result, err := l.propose(ctx, bind)
 	if err != nil {
 		return nil, err
@@ -156,7 +161,9 @@ func (l *leases) commit(ctx context.Context, all []swarm.Lease) ([]error, error)
 	}
 	out := make([]error, len(all))
 	for i, text := range refusals {
-		if text != "" {
+		if text == "" {
+			l.ages.made(all[i].Addr, asked)
+		} else {
 			out[i] = errors.New(text)
 		}
 	}

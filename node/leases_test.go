@@ -60,6 +60,30 @@ func TestOnlyWatchingABindingEndsIt(t *testing.T) {
 	}
 }
 
+// TestOnlyItsOwnBindingsAreRenewedWithoutTheOthers: when a node sees a binding that another made, or reads its own log again
+// after a restart, the binding may be much older than that.
+func TestOnlyItsOwnBindingsAreRenewedWithoutTheOthers(t *testing.T) {
+	l := founded(t)
+	elapsed := 100 * time.Hour
+	l.ages = newAges(func() time.Duration { return elapsed }, time.Hour)
+	here := newLeases(l.replica, "s1", 1)
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	go func() { _ = here.Run(ctx) }()
+	later := time.Now().Add(24 * time.Hour) // a wall clock that is ahead
+	l.must(swarm.BindLeases{Segment: "s1", Term: 1, Leases: []swarm.Lease{{Addr: addr1, MAC: mac1, Class: "os", Expires: later}}})
+	if b, ok := here.Binding(mac1); !ok || b.Left > 0 {
+		t.Fatalf("%+v", b)
+	}
+	if err := here.Bind(ctx, dhcp.Binding{MAC: mac1, Addr: addr1, Class: "os", Expires: later}); err != nil {
+		t.Fatal(err)
+	}
+	elapsed += 20 * time.Minute
+	if b, _ := here.Binding(mac1); b.Left != 40*time.Minute {
+		t.Fatalf("%+v", b)
+	}
+}
+
 func TestQuarantineEndsByTheClockOnTheWall(t *testing.T) {
 	l := founded(t)
 	here := newLeases(l.replica, "s1", 1)

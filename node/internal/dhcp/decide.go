@@ -307,15 +307,13 @@ func (d decision) renewOnly() Plan {
 		return silence(fenced)
 	case b == nil || b.Addr != d.c.Current:
 		return silence("%s is not its committed address; %s", d.c.Current, fenced)
-	case b.ExpiredAt(d.now):
-		return silence("its binding to %s has expired; %s", b.Addr, fenced)
 	}
 	left := d.leaseTime()
 	if !b.Expires.IsZero() {
-		left = min(left, b.Expires.Sub(d.now))
+		left = min(left, b.Left, b.Expires.Sub(d.now))
 	}
 	if left < time.Second {
-		return silence("its binding to %s ends this very second; %s", b.Addr, fenced)
+		return silence("its binding to %s is over, for all that is known here; %s", b.Addr, fenced)
 	}
 	plan := d.grant(dhcpv4.MessageTypeAck, b.Addr, b.Nonce, left)
 	plan.Reason = "no quorum: renewed for the remaining time only"

@@ -54,7 +54,7 @@ func both(mods ...mod) mod {
 func bound(s string, class string, left time.Duration) *Binding {
 	b := &Binding{MAC: swarm.MACOf(mac), Addr: netip.MustParseAddr(s), Nonce: "BBBBBBBBBBBBBBBBBBBBBB", Class: class}
 	if left != 0 {
-		b.Expires = day.Add(left)
+		b.Expires, b.Left = day.Add(left), left
 	}
 	return b
 }
@@ -111,6 +111,8 @@ func TestWhatIsNoClientIsRefused(t *testing.T) {
 // silence behind a dash.
 func TestRulesOfLeases(t *testing.T) {
 	short := bound("192.168.42.17", ClassOS, time.Hour)
+	unsure := bound("192.168.42.17", ClassOS, time.Hour)
+	unsure.Left = 0
 	forever := bound("192.168.42.17", "node", 0)
 	offer := &Offer{Addr: addr17, Nonce: nonce, Class: ClassOS, Until: day.Add(time.Minute)}
 	authoritative := func(c *Config) { c.Authoritative = true }
@@ -172,7 +174,8 @@ func TestRulesOfLeases(t *testing.T) {
 		"fenced: rebinding":             {request, []mod{has("192.168.42.17")}, View{Duty: RenewOnly, Binding: short}, nil, "- without quorum"},
 		"fenced: init-reboot":           {request, []mod{wants("192.168.42.17")}, View{Duty: RenewOnly, Binding: short, Unicast: true}, nil, "- without quorum"},
 		"fenced: selecting":             {request, []mod{chose("192.168.42.1"), wants("192.168.42.17")}, View{Duty: RenewOnly, Binding: short, Unicast: true}, nil, "- without quorum"},
-		"fenced: expired":               {request, []mod{has("192.168.42.17")}, View{Duty: RenewOnly, Binding: bound("192.168.42.17", ClassOS, -time.Second), Unicast: true}, nil, "- has expired"},
+		"fenced: expired":               {request, []mod{has("192.168.42.17")}, View{Duty: RenewOnly, Binding: bound("192.168.42.17", ClassOS, -time.Second), Unicast: true}, nil, "- is over"},
+		"fenced: of unknown age":        {request, []mod{has("192.168.42.17")}, View{Duty: RenewOnly, Binding: unsure, Unicast: true}, nil, "- is over"},
 		"fenced: unknown":               {request, []mod{has("192.168.42.17")}, View{Duty: RenewOnly, Unicast: true}, nil, "- not its committed address"},
 		"fenced: inform":                {dhcpv4.MessageTypeInform, []mod{has("192.168.42.17")}, View{Duty: RenewOnly, Binding: short, Unicast: true}, nil, "- without quorum"},
 		"fenced: release":               {dhcpv4.MessageTypeRelease, []mod{has("192.168.42.17")}, View{Duty: RenewOnly, Binding: short, Unicast: true}, nil, "- without quorum"},

@@ -26,6 +26,9 @@ type Binding struct {
 	Expires  time.Time // zero: never; such a binding is kept as it is, whatever the machine sends
 	Class    string    // who asked last: one of the Class constants, or whatever else the ledger keeps there
 	Hostname string
+	// Left is how long an expiring binding lasts at least, for all that this node knows: so long it may renew it without the
+	// others.
+	Left time.Duration
 }
 
 // Classes of bindings. They decide which requests belong to one boot.

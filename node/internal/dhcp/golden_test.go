@@ -142,7 +142,7 @@ func FuzzEveryPacketIsDecidedWithoutHarm(f *testing.F) {
 		for _, duty := range []DutyState{None, RenewOnly, Full} {
 			v := View{Duty: duty, Candidate: addr17, NewNonce: nonce, Unicast: true}
 			if known {
-				v.Binding = &Binding{MAC: c.MAC, Addr: addr17, Nonce: nonce, Expires: day.Add(time.Minute), Class: ClassIPXE}
+				v.Binding = &Binding{MAC: c.MAC, Addr: addr17, Nonce: nonce, Expires: day.Add(time.Minute), Class: ClassIPXE, Left: time.Minute}
 			}
 			plan := Decide(day, p, c, v, testConfig())
 			if duty == None && (plan.Reply != nil || plan.Bind != nil || plan.Offer != nil || plan.Release.IsValid() || plan.Quarantine.IsValid()) {
