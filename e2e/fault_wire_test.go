@@ -5,10 +5,7 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net"
-	"os"
-	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -88,39 +85,6 @@ func play(t *testing.T, faults []fault) {
 		}
 	}
 	c.judge(ctx)
-}
-
-// TestSoakOfFaults goes on with random faults for as long as OFFSHOOT_SOAK says. OFFSHOOT_SEED repeats the order of a run.
-func TestSoakOfFaults(t *testing.T) {
-	length, err := time.ParseDuration(os.Getenv("OFFSHOOT_SOAK"))
-	if err != nil || length <= 0 {
-		t.Skip("OFFSHOOT_SOAK=1h makes it go on for an hour")
-	}
-	seed := uint64(time.Now().UnixNano())
-	if text := os.Getenv("OFFSHOOT_SEED"); text != "" {
-		if _, err := fmt.Sscan(text, &seed); err != nil {
-			t.Fatalf("OFFSHOOT_SEED=%q: %v", text, err)
-		}
-	}
-	t.Logf("repeat with OFFSHOOT_SEED=%d", seed)
-	chance := rand.New(rand.NewPCG(seed, 0))
-	all := slices.Concat(processFaults, powerFaults, networkFaults)
-	end, rounds := time.Now().Add(length), 0
-	for time.Now().Before(end) && !t.Failed() {
-		rounds++
-		// A new world now and then: captures and diaries must not outgrow what can be judged.
-		t.Run(fmt.Sprintf("world-%d", rounds), func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
-			defer cancel()
-			c := newCrisis(ctx, t)
-			for range 20 {
-				if f := all[chance.IntN(len(all))]; !c.suffer(ctx, f) || time.Now().After(end) {
-					break
-				}
-			}
-			c.judge(ctx)
-		})
-	}
 }
 
 func newCrisis(ctx context.Context, t *testing.T) *crisis {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 
 	"offshoot/node/internal/dhcp"
 )
@@ -15,16 +16,18 @@ import (
 // arrives after the last answer of the former holder is kept there, and put into the mailbox of the new one.
 type mailbox struct {
 	letters chan letter   // from the former holder
+	heard   chan struct{} // closed once this node hears the segment itself
 	ended   chan struct{} // closed by keep
 	closed  chan struct{}
 
 	mu      sync.Mutex
 	keeping bool
 	kept    [][]byte
-	seen    map[uint64]bool // the first packets that this node heard itself, so that none of them is answered twice
+	met     map[uint64]time.Time // the first packets, so that none is answered twice: when it was delivered; zero if heard here
 	seed    maphash.Seed
 	card    dhcp.Link
 	pump    sync.WaitGroup
+	opened  sync.Once
 	once    sync.Once
 }
 
@@ -38,11 +41,17 @@ type letter struct {
 // Bounds of a mailbox: a handover takes well under a second, in which a thousand machines may ask.
 const (
 	mailMost = 1024
-	seenMost = 4096
+	metMost  = 4096
 )
 
+// echoTime is how late a packet may come out of the link that was delivered before. No client repeats itself that soon.
+const echoTime = 500 * time.Millisecond
+
 func newMailbox() *mailbox {
-	return &mailbox{letters: make(chan letter, mailMost), ended: make(chan struct{}), closed: make(chan struct{}), seed: maphash.MakeSeed(), seen: map[uint64]bool{}}
+	return &mailbox{
+		letters: make(chan letter, mailMost), heard: make(chan struct{}), ended: make(chan struct{}), closed: make(chan struct{}),
+		seed: maphash.MakeSeed(), met: map[uint64]time.Time{},
+	}
 }
 
 // listen opens a link whose packets go through the mailbox.
@@ -55,6 +64,7 @@ func (m *mailbox) listen(open func(dhcp.Config) (dhcp.Link, error)) func(dhcp.Co
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.card = card
+		m.opened.Do(func() { close(m.heard) })
 		d := &slot{box: m, in: make(chan letter, mailMost), done: make(chan struct{})}
 		m.pump.Go(func() { m.carry(card, d) })
 		return d, nil
@@ -86,18 +96,34 @@ func (m *mailbox) sort(l letter, d *slot) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.keeping {
-		if !l.unicast && len(m.kept) < mailMost {
-			m.kept = append(m.kept, l.raw)
+		if !l.unicast {
+			m.store(l.raw)
 		}
 		return
 	}
-	if len(m.seen) < seenMost {
-		m.seen[maphash.Bytes(m.seed, l.raw)] = true
+	if met, again := m.meet(l.raw, time.Time{}); again && time.Since(met) < echoTime {
+		return
 	}
 	select {
 	case d.in <- l:
 	default:
 	}
+}
+
+// store keeps a packet for the next holder. The caller holds mu.
+func (m *mailbox) store(raw []byte) {
+	if len(m.kept) < mailMost {
+		m.kept = append(m.kept, raw)
+	}
+}
+
+// meet remembers a packet with a time, or says with which time it was met before. The caller holds mu.
+func (m *mailbox) meet(raw []byte, at time.Time) (met time.Time, again bool) {
+	sum := maphash.Bytes(m.seed, raw)
+	if met, again = m.met[sum]; !again && len(m.met) < metMost {
+		m.met[sum] = at
+	}
+	return met, again
 }
 
 // keep makes the mailbox keep what arrives from now on. The server gets what came before, and then io.EOF.
@@ -126,21 +152,37 @@ func (m *mailbox) take() [][]byte {
 	return out
 }
 
-// put hands packets to the server of this post, but for those that it has heard itself.
+// errPostLeft: there is nobody who could answer.
+var errPostLeft = errors.New("the post is left")
+
+// put hands packets to the server of this post, but for those that it has heard itself. It waits until this node hears the
+// segment, so that whoever delivers knows from when on it need not listen any more.
 func (m *mailbox) put(ctx context.Context, packets [][]byte) error {
+	select {
+	case <-m.heard:
+	case <-m.closed:
+		return errPostLeft
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	select {
+	case <-m.closed:
+		return errPostLeft
+	default:
+	}
 	for _, raw := range packets {
-		m.mu.Lock()
-		known := m.seen[maphash.Bytes(m.seed, raw)]
-		m.mu.Unlock()
-		if known {
+		if _, again := m.meet(raw, time.Now()); again {
+			continue
+		}
+		if m.keeping { // the duty moves on already
+			m.store(raw)
 			continue
 		}
 		select {
 		case m.letters <- letter{raw: raw}:
-		case <-m.closed:
-			return errors.New("the post is left")
-		case <-ctx.Done():
-			return ctx.Err()
+		default:
 		}
 	}
 	return nil
@@ -184,6 +226,7 @@ func (d *slot) Receive(buf []byte) (int, bool, error) {
 	case <-d.box.ended:
 		select {
 		case l = <-d.in:
+		case l = <-d.box.letters:
 		default:
 			return 0, false, io.EOF
 		}

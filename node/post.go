@@ -47,6 +47,7 @@ type post struct {
 	stop    context.CancelFunc // of everything but what lingers
 	cut     context.CancelFunc // of what lingers
 	mute    context.CancelFunc // of what answers DHCP, without waiting for answers that are being prepared
+	stands  chan struct{}      // it is known what may be answered
 	muted   chan struct{}      // no packet will be answered any more
 	gone    chan struct{}      // everything is released
 	giving  bool
@@ -56,10 +57,10 @@ type post struct {
 // Run mans posts until ctx ends.
 func (w *watch) Run(ctx context.Context) error {
 	var all sync.WaitGroup
+	defer w.notes.Wait() // last: a post may warn until it has ended
 	defer all.Wait()
 	ticker := time.NewTicker(servicePause) // for handovers that failed without a trace in the ledger
 	defer ticker.Stop()
-	defer w.notes.Wait()
 	for {
 		changed := w.state.Changed()
 		w.arrange(ctx, &all)
@@ -128,7 +129,7 @@ func (w *watch) arrange(ctx context.Context, all *sync.WaitGroup) {
 func (w *watch) open(ctx context.Context, all *sync.WaitGroup, s swarm.Segment, port swarm.Port, before *post) {
 	p := &post{
 		segment: s, port: port, fence: newFence(w.clock), view: w.state.View, mail: newMailbox(),
-		muted: make(chan struct{}), gone: make(chan struct{}),
+		stands: make(chan struct{}), muted: make(chan struct{}), gone: make(chan struct{}),
 	}
 	p.blocked.Store(s.Blocked != "")
 	p.note = func(mac swarm.MAC, kind, text string) { w.notes.Go(func() { w.write(ctx, mac, kind, text) }) }
@@ -171,7 +172,10 @@ func (w *watch) man(ctx, answering, lingering context.Context, p *post) {
 	for _, s := range w.stations(p) {
 		switch {
 		case s.answers:
-			answers.Go(func() { w.keep(answering, p, s) })
+			answers.Go(func() {
+				p.awaitStanding(answering)
+				w.keep(answering, p, s)
+			})
 		case s.lingers:
 			loops.Go(func() { w.keep(lingering, p, s) })
 		default:
@@ -182,8 +186,21 @@ func (w *watch) man(ctx, answering, lingering context.Context, p *post) {
 	close(p.muted)
 }
 
+// awaitStanding returns when a packet could be answered, or the post is to end. Until then the former holder listens: what is
+// heard before the duty is confirmed would be lost.
+func (p *post) awaitStanding(ctx context.Context) {
+	select {
+	case <-p.stands:
+	case <-p.mail.ended:
+	case <-ctx.Done():
+	}
+}
+
 // servicePause is the time between two attempts to open a service, for example while another program has its port.
 const servicePause = 2 * time.Second
+
+// errOutdated ends a service that was opened for what the ledger no longer says: it is opened again at once.
+var errOutdated = errors.New("the ledger has changed what it was opened for")
 
 // keep runs a service, and opens it again when it fails.
 func (w *watch) keep(ctx context.Context, p *post, s station) {
@@ -195,6 +212,10 @@ func (w *watch) keep(ctx context.Context, p *post, s station) {
 		if ctx.Err() != nil || s.answers && p.mail.isKeeping() {
 			return
 		}
+		if errors.Is(err, errOutdated) {
+			w.log.Info("service is opened again", "service", s.name, "segment", p.segment.ID, "reason", err)
+			continue
+		}
 		w.log.Warn("service ended; it will be opened again", "service", s.name, "segment", p.segment.ID, "port", p.port.Name, "error", err)
 		select {
 		case <-ctx.Done():
@@ -205,6 +226,7 @@ func (w *watch) keep(ctx context.Context, p *post, s station) {
 
 // renew keeps the fence open by asking the leader.
 func (w *watch) renew(ctx context.Context, p *post) {
+	stands := sync.OnceFunc(func() { close(p.stands) })
 	ticker := time.NewTicker(dutyRenew)
 	defer ticker.Stop()
 	for {
@@ -218,6 +240,9 @@ func (w *watch) renew(ctx context.Context, p *post) {
 		default:
 			p.fence.failed(asked)
 			w.log.Debug("duty could not be renewed", "segment", p.segment.ID, "error", err)
+		}
+		if p.fence.standing() != standingNone {
+			stands()
 		}
 		select {
 		case <-ctx.Done():
@@ -355,7 +380,7 @@ func (g *giver) Deliver(ctx context.Context, segment string) {
 	}
 }
 
-// deliver takes packets from the former holder once this node mans the post, and returns when they are in work.
+// deliver takes packets from the former holder once this node mans the post and hears the segment itself.
 func (w *watch) deliver(ctx context.Context, segment string, term uint64, packets [][]byte) error {
 	for {
 		changed := w.state.Changed()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -116,7 +117,8 @@ func giving(p *post, r *replica, o dhcp.Options) (task.Task, error) {
 	self := p.port.Address.Addr()
 	c := &o.Config
 	c.Server, c.Router, c.Subnet = self, self, p.segment.Network
-	for _, pool := range p.pools() {
+	pools := p.pools()
+	for _, pool := range pools {
 		c.Pools = append(c.Pools, dhcp.Range{First: pool.First, Last: pool.Last})
 	}
 	c.ScriptURL = func(nonce string) string { return web.URL(self, nonce) }
@@ -149,8 +151,27 @@ func giving(p *post, r *replica, o dhcp.Options) (task.Task, error) {
 		writer.Go(func() { _ = ledger.Run(writing) }) // it has no error
 		defer writer.Wait()
 		defer stop()
-		return server.Run(ctx)
+		return p.serveFrom(ctx, pools, r, server)
 	}), nil
+}
+
+// serveFrom runs a DHCP server for as long as its pools are the segment's. What is in work when they change is given up: its
+// sender asks again.
+func (p *post) serveFrom(ctx context.Context, pools []swarm.AddrRange, r *replica, server task.Task) error {
+	serving, end := context.WithCancelCause(ctx)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer end(nil)
+	watching.Go(func() {
+		changed := func(swarm.View) bool { return !slices.Equal(p.pools(), pools) }
+		if r.await(serving, "the pools change", changed) == nil {
+			end(errOutdated)
+		}
+	})
+	if err := server.Run(serving); err != nil || ctx.Err() != nil {
+		return err
+	}
+	return context.Cause(serving)
 }
 
 func (o *outfit) tftp(p *post) (task.Task, error) {

@@ -484,22 +484,3 @@ func TestBadSettingsAreNamed(t *testing.T) {
 		}
 	}
 }
-
-func TestOffersThatNobodyRequestsAreTakenBackWhenThePoolIsEmpty(t *testing.T) {
-	late := dhcpv4.WithHwAddr(net.HardwareAddr{2, 0, 0, 0, 1, 0})
-	few := func(b *bench) {
-		b.o.Config.Pools = []Range{{numberAddr(addrNumber(server) + 20), numberAddr(addrNumber(server) + 22)}}
-	}
-	withServer(t, few, func(b *bench) {
-		for i := range 3 {
-			if b.say(b.packet(discover, dhcpv4.WithHwAddr(net.HardwareAddr{2, 0, 0, 0, 0, byte(i)}))) == nil {
-				t.Fatalf("offer %d: %s", i, b.lastReason())
-			}
-		}
-		if b.say(b.packet(discover, late)) != nil {
-			t.Error("an offer was taken back at once: its machine had no time to ask")
-		}
-		<-time.After(patience + time.Second)
-		b.lease(late)
-	})
-}

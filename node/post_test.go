@@ -1,0 +1,60 @@
+package node
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+	"time"
+
+	"offshoot/node/internal/task"
+	"offshoot/swarm"
+)
+
+// TestNodeWaitsForTheWarningsOfItsPosts: a post may warn of something while it ends, and nothing of a node goes on once its
+// duties have ended.
+func TestNodeWaitsForTheWarningsOfItsPosts(t *testing.T) {
+	seeds.Run(t, 1, func(t *testing.T, seed uint64) {
+		r := newSimRun(t, seed, 1, quiet())
+		defer r.end()
+		n := r.world.nodes[0]
+		if err := n.begin(true); err != nil {
+			t.Error(err)
+			return
+		}
+		c := n.running()
+		if err := c.replica.decide(t.Context(), swarm.Found{
+			Settings: swarm.Settings{Swarm: "5eed", Voters: 1, Profile: "p", GossipKeys: []string{r.world.key.Encode()}},
+			Node:     swarm.Node{ID: n.id, Name: n.name, Address: n.host.Address(simPeer), Ports: []swarm.Port{n.port}},
+			Network:  netip.MustParsePrefix(simNetwork), Profile: &swarm.Profile{Name: "p", Driver: "image"},
+		}); err != nil {
+			t.Error(err)
+			return
+		}
+		const slow = time.Minute // writing a warning down
+		mine, written := *c.replica, time.Time{}
+		mine.now = func() time.Time {
+			<-time.After(slow)
+			written = time.Now()
+			return written
+		}
+		w := &watch{replica: &mine, client: c.dial, service: c.service, clock: c.clock, log: quiet(), posts: map[uint64]*post{}}
+		w.stations = func(p *post) []station {
+			return []station{{name: "witness", open: func() (task.Task, error) {
+				return task.Func("witness", func(ctx context.Context) error {
+					<-ctx.Done()
+					<-time.After(time.Second) // it ends slowly
+					p.note("", "test", "the post ends")
+					return nil
+				}), nil
+			}}}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := w.Run(ctx); err != nil {
+			t.Error(err)
+		}
+		if written.IsZero() {
+			t.Error("ended while a warning was being written down")
+		}
+	})
+}
