@@ -150,20 +150,34 @@ func (s *services) fetcher() *share.HTTP {
 // renewPause is how often the certificate's age is looked at, and how soon a failed renewal is tried again.
 const renewPause = 10 * time.Minute
 
-// keepCertificate renews this node's certificate at half of its life.
+// trustPause is the time between two attempts to take a step of a replacement of the CA.
+const trustPause = time.Second
+
+// keepCertificate renews this node's certificate at half of its life, and takes part in a replacement of the CA. Both in one
+// loop: an answer to the one must not undo the other.
 func (s *services) keepCertificate(ctx context.Context) error {
 	ticker := time.NewTicker(renewPause)
 	defer ticker.Stop()
-	for {
-		if s.identity.NeedsRenewal(time.Now()) {
+	for due := true; ; {
+		changed := s.state.Changed()
+		var retry <-chan time.Time
+		if err := s.keepTrust(ctx); err != nil && ctx.Err() == nil {
+			s.node.log.Info("a step of the replacement of the CA is not taken yet", "error", err)
+			retry = time.After(trustPause)
+		}
+		if due && s.identity.NeedsRenewal(time.Now()) {
 			if err := s.renewCertificate(ctx); err != nil && ctx.Err() == nil {
 				s.node.log.Warn("certificate is not renewed yet", "until", s.identity.NotAfter(), "error", err)
 			}
 		}
+		due = false
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
+			due = true
+		case <-changed:
+		case <-retry:
 		}
 	}
 }

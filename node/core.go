@@ -54,7 +54,7 @@ var _ calls = (*peer.Client)(nil)
 type parts struct {
 	id       swarm.NodeID
 	address  string               // host:port of the peer port
-	dir      string               // for the authority's key
+	dir      string               // for the authorities' keys
 	clock    func() time.Duration // the machine's own, which never jumps
 	now      func() time.Time     // the wall clock, which may
 	calls    calls
@@ -90,14 +90,14 @@ func newCore(p parts, state *swarm.State) (*core, error) {
 	}
 	c.renewals = newRenewals(p.clock)
 	c.service = &service{
-		replica: c.replica, dir: p.dir, renewals: c.renewals, client: p.calls, gossip: c.gossipAddresses, journal: p.journal, log: p.log,
+		replica: c.replica, authorities: &authorities{dir: p.dir}, renewals: c.renewals, client: p.calls, gossip: c.gossipAddresses, journal: p.journal, log: p.log,
 	}
 	c.watch = &watch{
 		replica: c.replica, client: p.calls, service: c.service, clock: p.clock, stations: p.stations, log: p.log, posts: map[uint64]*post{},
 	}
 	c.service.deliver = c.watch.deliver
 	c.steward = &steward{
-		replica: c.replica, renewals: c.renewals, clock: p.clock, alive: c.alive, goneFor: c.goneFor, entrust: c.service.entrust,
+		replica: c.replica, renewals: c.renewals, clock: p.clock, alive: c.alive, goneFor: c.goneFor, entrust: c.service.entrust, authority: c.service.tendAuthority,
 		members: c.gossip.Watch, log: p.log.With("part", "steward"),
 	}
 	return c, nil
@@ -186,8 +186,14 @@ func checkSnapshot(r io.Reader, now swarm.View) error {
 		return err
 	}
 	theirs, _ := other.View().Settings()
-	if ours, ok := now.Settings(); ok && ours.Swarm != theirs.Swarm {
+	ours, ok := now.Settings()
+	switch {
+	case !ok:
+	case ours.Swarm != theirs.Swarm:
 		return fmt.Errorf("it is a snapshot of swarm %s, this is swarm %s", theirs.Swarm, ours.Swarm)
+	case ours.CAGeneration != theirs.CAGeneration || ours.Pin != theirs.Pin:
+		// With it the ledger would trust a CA that no node has a certificate of.
+		return fmt.Errorf("it is of another CA (pin %s) than the swarm has now (pin %s): the CA was replaced since, or is being replaced", theirs.Pin, ours.Pin)
 	}
 	return nil
 }

@@ -40,8 +40,8 @@ func (d *desk) Leave(ctx context.Context, actor string) error {
 }
 
 // Evict puts a node out for good.
-func (d *desk) Evict(ctx context.Context, actor string, id swarm.NodeID) error {
-	return d.s.evict(ctx, actor, id)
+func (d *desk) Evict(ctx context.Context, actor string, id swarm.NodeID, rotateCA bool) (pin string, err error) {
+	return d.s.evict(ctx, actor, id, rotateCA)
 }
 
 // AddOperator makes an operator's certificate.
@@ -158,7 +158,7 @@ func ticketList(view swarm.View, now time.Time) []status.Ticket {
 func operatorList(view swarm.View) []status.Operator {
 	out := []status.Operator{}
 	for _, o := range view.Operators() {
-		out = append(out, status.Operator{Name: o.Name, Role: o.Role, Serial: o.Serial, NotAfter: o.NotAfter, Revoked: !o.Revoked.IsZero()})
+		out = append(out, status.Operator{Name: o.Name, Role: o.Role, Serial: o.Serial, NotAfter: o.NotAfter, Revoked: !o.Revoked.IsZero(), Outdated: view.Outdated(o)})
 	}
 	return out
 }

@@ -222,7 +222,11 @@ func (s Seed) found(dir string, id *identity.Identity, port segment.Port, addres
 	if err != nil {
 		return memory{}, swarm.Found{}, err
 	}
-	if err := ca.Save(dir); err != nil {
+	key, err := identity.KeyOf(csr)
+	if err != nil {
+		return memory{}, swarm.Found{}, err
+	}
+	if err := identity.SaveCAs(dir, ca); err != nil {
 		return memory{}, swarm.Found{}, err
 	}
 	if err := id.Enroll(ca.Pin(), cert, ca.Certificate()); err != nil {
@@ -233,7 +237,7 @@ func (s Seed) found(dir string, id *identity.Identity, port segment.Port, addres
 		Settings: settings,
 		Network:  address.Masked(),
 		Node: swarm.Node{
-			ID: self, Name: name, Machine: "", Ephemeral: true, Address: netip.AddrPortFrom(address.Addr(), PeerPort).String(), Serial: serial,
+			ID: self, Name: name, Machine: "", Ephemeral: true, Address: netip.AddrPortFrom(address.Addr(), PeerPort).String(), Serial: serial, Key: key,
 			Ports: []swarm.Port{{Name: port.Name, MAC: port.MAC, Link: true, Address: address}},
 		},
 	}, nil

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"time"
 
 	"offshoot/node/internal/api"
 	"offshoot/node/internal/peer"
@@ -19,10 +20,53 @@ import (
 )
 
 // evict puts a node out for good: its certificate ends, the gossip key is changed without it, and its duties and vote go to
-// others as soon as their time is over.
-func (s *services) evict(ctx context.Context, actor string, id swarm.NodeID) error {
-	return s.decideAs(ctx, actor, swarm.EvictNode{Node: id, Reason: "evicted by " + actor, Key: identity.NewGossipKey().Encode()})
+// others as soon as their time is over. With rotateCA it also begins to replace the swarm's CA, and returns the new pin.
+func (s *services) evict(ctx context.Context, actor string, id swarm.NodeID, rotateCA bool) (pin string, err error) {
+	n, _ := s.state.View().Node(id)
+	if n.Ended == "" || !rotateCA {
+		op := swarm.EvictNode{Node: id, Reason: "evicted by " + actor, Key: identity.NewGossipKey().Encode()}
+		if err := s.decideAs(ctx, actor, op); err != nil || !rotateCA {
+			return "", err
+		}
+	}
+	pin, err = s.replaceCA(ctx, peer.AuthorityRequest{Actor: actor, Reason: "node " + n.Name + " was evicted"}, id)
+	if err != nil {
+		// In words only: the half that was done must not look like a refusal.
+		return "", fmt.Errorf("%s is evicted, but the CA is not replaced; ask again for that: %s", n.Name, err.Error())
+	}
+	return pin, nil
 }
+
+// replaceCA asks whoever leads, which is another node than the evicted one as soon as that has lost its vote.
+func (s *services) replaceCA(ctx context.Context, r peer.AuthorityRequest, evicted swarm.NodeID) (pin string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, decideTime)
+	defer cancel()
+	for {
+		changed := s.replica.ledger.LeadershipChanged()
+		leader, address, ok := s.replica.ledger.Leader()
+		err := peer.ErrNotLeader
+		var answer []byte
+		switch {
+		case !ok || leader == evicted:
+		case leader == s.memory.Node:
+			answer, err = s.service.ReplaceAuthority(ctx, leader, r)
+		default:
+			answer, err = s.client.ReplaceAuthority(ctx, address, r)
+		}
+		if !errors.Is(err, peer.ErrNotLeader) {
+			return string(answer), err
+		}
+		select {
+		case <-ctx.Done():
+			return "", errors.New("the swarm has no leader at the moment")
+		case <-changed:
+		case <-time.After(leaderPause): // a leader may be known before it takes office
+		}
+	}
+}
+
+// leaderPause is the time between two looks for a leader.
+const leaderPause = 200 * time.Millisecond
 
 // rotateKeys begins to change the gossip key; the steward sees to the rest.
 func (s *services) rotateKeys(ctx context.Context, actor string) error {
@@ -58,7 +102,8 @@ const maxEndpoints = 8
 
 // IssueOperator makes an operator's file. It leaves only after its serial was written down.
 func (s *service) IssueOperator(ctx context.Context, _ swarm.NodeID, r peer.OperatorRequest) ([]byte, error) {
-	ca := s.ca.Load()
+	settings, _ := s.state.View().Settings()
+	ca := s.authorities.get(settings.Pin)
 	if !s.ledger.IsLeader() || ca == nil {
 		return nil, peer.ErrNotLeader
 	}
@@ -71,7 +116,9 @@ func (s *service) IssueOperator(ctx context.Context, _ swarm.NodeID, r peer.Oper
 			file.Endpoints = append(file.Endpoints, n.Address)
 		}
 	}
-	result, err := s.proposeAs(ctx, r.Actor, swarm.AddOperator{Name: r.Name, Role: r.Role, Serial: serial, NotAfter: file.NotAfter()})
+	result, err := s.proposeAs(ctx, r.Actor, swarm.AddOperator{
+		Name: r.Name, Role: r.Role, Serial: serial, NotAfter: file.NotAfter(), Key: file.Key(), CA: file.Pin,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +169,7 @@ func Recover(_ context.Context, dir string, log *slog.Logger) error {
 	if !member {
 		return fmt.Errorf("%w: %s holds no node", ErrNoSwarm, dir)
 	}
-	if _, err := identity.LoadCA(dir); errors.Is(err, fs.ErrNotExist) {
+	if _, err := identity.LoadCAs(dir); errors.Is(err, fs.ErrNotExist) {
 		log.Warn("this node has never voted, so it has no copy of the swarm's authority: the swarm will serve, but nobody can join it or renew a certificate")
 	} else if err != nil {
 		return err

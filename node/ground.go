@@ -30,6 +30,7 @@ type ground struct {
 	warm    func() bool
 	version string
 	keys    func() uint64 // generation of the gossip keys in use here
+	ca      func() uint64 // the last step of a replacement of the CA that was taken here
 	probe   segment.Schedule
 	mark    func() string
 	log     *slog.Logger
@@ -203,7 +204,7 @@ func (g *ground) report(ctx context.Context, self swarm.Node, ports []swarm.Port
 	if g.leaving() {
 		return nil
 	}
-	op := swarm.ReportNode{Address: address, Version: g.version, Ports: ports, Warm: g.warm(), Protocol: swarm.Protocol, Keys: g.keys()}
+	op := swarm.ReportNode{Address: address, Version: g.version, Ports: ports, Warm: g.warm(), Protocol: swarm.Protocol, Keys: g.keys(), CA: g.ca()}
 	if says(self, op) {
 		return nil
 	}
@@ -214,7 +215,7 @@ func (g *ground) report(ctx context.Context, self swarm.Node, ports []swarm.Port
 
 // says tells whether the ledger knows all that a node would report.
 func says(n swarm.Node, op swarm.ReportNode) bool {
-	return n.Address == op.Address && n.Version == op.Version && n.Warm == op.Warm && n.Protocol == op.Protocol && n.Keys == op.Keys &&
+	return n.Address == op.Address && n.Version == op.Version && n.Warm == op.Warm && n.Protocol == op.Protocol && n.Keys == op.Keys && n.CA == op.CA &&
 		!n.Left && slices.Equal(n.Ports, op.Ports)
 }
 

@@ -66,10 +66,12 @@ func stoppedIn(t testing.TB, dir string) *leader {
 	}
 	t.Cleanup(func() { _ = l.Close() })
 	s := &service{
-		replica: r, dir: t.TempDir(), renewals: newRenewals(uptime), journal: newJournal(), log: quiet(),
+		replica: r, authorities: &authorities{dir: t.TempDir()}, renewals: newRenewals(uptime), journal: newJournal(), log: quiet(),
 		gossip: func() []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("192.168.42.1:7401")} },
 	}
-	s.ca.Store(ca)
+	if err := s.authorities.add(ca); err != nil {
+		t.Fatal(err)
+	}
 	return &leader{service: s, t: t, authority: ca}
 }
 
@@ -124,7 +126,7 @@ func founded(t testing.TB) *leader {
 			Swarm: "5eed", CA: string(l.authority.Certificate()), Pin: l.authority.Pin(), Voters: 5, Profile: "p",
 			GossipKeys: []string{identity.NewGossipKey().Encode()}, Range: netip.MustParsePrefix("10.42.0.0/16"),
 		},
-		Node: swarm.Node{ID: seedID, Name: "seed", Ephemeral: true, Address: "192.168.42.1:7400", Ports: []swarm.Port{
+		Node: swarm.Node{ID: seedID, Name: "seed", Key: "the seed's key", Ephemeral: true, Address: "192.168.42.1:7400", Ports: []swarm.Port{
 			{Name: "lan0", MAC: "02:00:00:00:00:01", Link: true, Address: netip.MustParsePrefix("192.168.42.1/24")},
 		}},
 		Network: netip.MustParsePrefix("192.168.42.0/24"),
@@ -153,10 +155,13 @@ func (l *leader) mint() identity.Ticket {
 }
 
 // member makes mac1 a node.
-func (l *leader) member(id swarm.NodeID) identity.Ticket {
+func (l *leader) member(id swarm.NodeID) identity.Ticket { return l.memberWith(id, "its key") }
+
+// memberWith makes mac1 a node that joins with a certain key.
+func (l *leader) memberWith(id swarm.NodeID, key string) identity.Ticket {
 	l.t.Helper()
 	ticket := l.mint()
-	l.must(swarm.RedeemTicket{ID: ticket.ID(), Hash: ticket.Hash(), Key: "its key", MACs: []swarm.MAC{mac1}, Node: id, Address: "192.168.42.17:7400"})
+	l.must(swarm.RedeemTicket{ID: ticket.ID(), Hash: ticket.Hash(), Key: key, MACs: []swarm.MAC{mac1}, Node: id, Address: "192.168.42.17:7400"})
 	return ticket
 }
 

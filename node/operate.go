@@ -41,6 +41,9 @@ func NewOperatorClient(path, endpoint string) (*Client, error) {
 	return api.NewRemote(file.Dial), nil
 }
 
+// EvictRequest says how a node is evicted.
+type EvictRequest = api.EvictRequest
+
 // Range is a run of addresses that leases are taken from.
 type Range = api.Range
 

@@ -3,10 +3,8 @@ package node
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -14,7 +12,6 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
-	"sync/atomic"
 	"time"
 
 	"offshoot/node/internal/peer"
@@ -27,14 +24,13 @@ import (
 // service answers the calls of other nodes and of machines with a ticket.
 type service struct {
 	*replica
-	dir      string // of the CA's key, where this node has it
-	ca       atomic.Pointer[identity.CA]
-	renewals *renewals
-	client   calls
-	deliver  func(ctx context.Context, segment string, term uint64, packets [][]byte) error
-	gossip   func() []netip.AddrPort // where a new node finds others
-	journal  *journal
-	log      *slog.Logger
+	authorities *authorities // that this node can sign for
+	renewals    *renewals
+	client      calls
+	deliver     func(ctx context.Context, segment string, term uint64, packets [][]byte) error
+	gossip      func() []netip.AddrPort // where a new node finds others
+	journal     *journal
+	log         *slog.Logger
 }
 
 var _ peer.Service = (*service)(nil)
@@ -75,14 +71,25 @@ func (s *service) RenewDuty(_ context.Context, from swarm.NodeID, segment string
 	return nil
 }
 
-// RenewCertificate signs the key of a member again.
+// RenewCertificate signs the key of a member again: the one that it joined with and no other, so that whoever could make a
+// certificate of a replaced CA cannot change it for one of the present CA.
 func (s *service) RenewCertificate(ctx context.Context, from swarm.NodeID, csr []byte) ([]byte, error) {
-	ca := s.ca.Load()
+	view := s.state.View()
+	settings, _ := view.Settings()
+	ca := s.authorities.get(settings.Signer())
 	if !s.ledger.IsLeader() || ca == nil {
 		return nil, peer.ErrNotLeader
 	}
-	if n, ok := s.state.View().Node(from); !ok || !n.Eligible() {
+	n, ok := view.Node(from)
+	if !ok || !n.Eligible() {
 		return nil, fmt.Errorf("%w: node %s is not in good standing", peer.ErrRefused, from)
+	}
+	key, err := identity.KeyOf(csr)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", peer.ErrRefused, err)
+	}
+	if n.Key != key {
+		return nil, fmt.Errorf("%w: node %s has another key than the one that it joined with", peer.ErrRefused, from)
 	}
 	cert, serial, err := ca.IssueNode(csr, from, identity.RoleNode, s.now())
 	if err != nil {
@@ -106,45 +113,6 @@ func endOf(certPEM []byte) time.Time {
 		return time.Time{}
 	}
 	return cert.NotAfter
-}
-
-// Authority keeps the CA's key, which the leader brings before it gives this node a vote.
-func (s *service) Authority(_ context.Context, from swarm.NodeID, key []byte) error {
-	if leader, _, ok := s.ledger.Leader(); !ok || leader != from {
-		return fmt.Errorf("%w: only the leader brings the authority's key", peer.ErrRefused)
-	}
-	settings, ok := s.state.View().Settings()
-	if !ok {
-		return errors.New("the swarm's settings have not arrived here yet")
-	}
-	ca, err := identity.ImportCA([]byte(settings.CA), key)
-	if err != nil {
-		return fmt.Errorf("%w: %w", peer.ErrRefused, err)
-	}
-	if ca.Pin() != settings.Pin {
-		return fmt.Errorf("%w: the key is not that of this swarm's authority", peer.ErrRefused)
-	}
-	if err := ca.Save(s.dir); err != nil {
-		return err
-	}
-	s.ca.Store(ca)
-	return nil
-}
-
-// entrust is the other side of Authority.
-func (s *service) entrust(ctx context.Context, n swarm.Node) error {
-	if n.ID == s.self() {
-		return nil
-	}
-	ca := s.ca.Load()
-	if ca == nil {
-		return errors.New("this node leads without the authority's key")
-	}
-	key, err := ca.ExportKey()
-	if err != nil {
-		return err
-	}
-	return s.client.Authority(ctx, n.Address, key)
 }
 
 // Pulse is what the ledger says of itself.
@@ -185,15 +153,19 @@ func (s *service) redeem(ctx context.Context, request []byte) ([]byte, error) {
 // Redeem makes a machine with a ticket a node. What makes the ticket good only once is the command in the ledger; the
 // certificate leaves only after that was accepted.
 func (s *service) Redeem(ctx context.Context, request []byte) ([]byte, error) {
-	ca := s.ca.Load()
+	view := s.state.View()
+	settings, _ := view.Settings()
+	ca := s.authorities.get(settings.Pin)
 	if !s.ledger.IsLeader() || ca == nil {
 		return nil, peer.ErrNotLeader
+	}
+	if settings.CAStage == swarm.CASpreading {
+		return nil, errors.New("the swarm's CA is being replaced, and not every node knows the new one: try again")
 	}
 	req, err := identity.DecodeRedeemRequest(bytes.NewReader(request))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", peer.ErrRefused, err)
 	}
-	view := s.state.View()
 	ticket, ok := view.Ticket(req.Ticket.ID())
 	if !ok {
 		return nil, fmt.Errorf("%w: ticket %s is not known to this swarm", peer.ErrRefused, req.Ticket.ID())
@@ -202,6 +174,10 @@ func (s *service) Redeem(ctx context.Context, request []byte) ([]byte, error) {
 	if subtle.ConstantTimeCompare([]byte(ticket.Hash), []byte(req.Ticket.Hash())) != 1 {
 		return nil, fmt.Errorf("%w: ticket %s: its secret is wrong", peer.ErrRefused, req.Ticket.ID())
 	}
+	key, err := identity.KeyOf(req.CSR)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", peer.ErrRefused, err)
+	}
 	fresh := swarm.NewNodeID()
 	// Signed first: what cannot be signed must not use up the ticket.
 	cert, serial, err := ca.IssueNode(req.CSR, fresh, identity.RoleNode, s.now())
@@ -209,7 +185,7 @@ func (s *service) Redeem(ctx context.Context, request []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %w", peer.ErrRefused, err)
 	}
 	result, err := s.propose(ctx, swarm.RedeemTicket{
-		ID: req.Ticket.ID(), Hash: req.Ticket.Hash(), Key: keyHash(req.CSR), MACs: req.MACs, UUID: req.UUID,
+		ID: req.Ticket.ID(), Hash: req.Ticket.Hash(), Key: key, MACs: req.MACs, UUID: req.UUID,
 		Node: fresh, Serial: serial, Address: netip.AddrPortFrom(ticket.Addr, PeerPort).String(),
 	})
 	if err != nil {
@@ -256,17 +232,4 @@ func parseKeys(encoded []string) ([]identity.Key, error) {
 		keys = append(keys, k)
 	}
 	return keys, nil
-}
-
-// keyHash names the public key of a certificate request, whatever else differs between two requests for it.
-func keyHash(csr []byte) string {
-	der := csr
-	if block, _ := pem.Decode(csr); block != nil {
-		der = block.Bytes
-	}
-	if request, err := x509.ParseCertificateRequest(der); err == nil { // checked before, by DecodeRedeemRequest
-		der = request.RawSubjectPublicKeyInfo
-	}
-	sum := sha256.Sum256(der)
-	return hex.EncodeToString(sum[:])
 }

@@ -152,8 +152,10 @@ func TestNodeThatDoesNotLeadConfirmsAndSignsNothing(t *testing.T) {
 func TestAuthorityIsTakenFromTheLeaderOnlyAndOnlyTheRightKey(t *testing.T) {
 	t.Parallel()
 	l := founded(t)
-	l.ca.Store(nil)
-	key, err := l.authority.ExportKey()
+	if err := l.authorities.drop(l.authority.Pin()); err != nil {
+		t.Fatal(err)
+	}
+	key, err := identity.EncodeCAs(l.authority)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,42 +164,50 @@ func TestAuthorityIsTakenFromTheLeaderOnlyAndOnlyTheRightKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	foreign, err := other.ExportKey()
+	foreign, err := identity.EncodeCAs(other)
 	if err != nil {
 		t.Fatal(err)
 	}
-	refused(t, l.Authority(t.Context(), seedID, foreign), "import authority")
+	refused(t, l.Authority(t.Context(), seedID, foreign), "no authority of this swarm")
 	refused(t, l.Authority(t.Context(), seedID, []byte("garbage")), "import authority")
-	if l.ca.Load() != nil {
+	if l.authorities.get(other.Pin()) != nil {
 		t.Fatal("a refused key was kept")
 	}
-	if _, err := os.Stat(filepath.Join(l.dir, "ca.key")); err == nil {
+	if _, err := os.Stat(filepath.Join(l.authorities.dir, "ca.key")); err == nil {
 		t.Fatal("a refused key was written down")
 	}
 	if err := l.Authority(t.Context(), seedID, key); err != nil {
 		t.Fatal(err)
 	}
-	if ca, err := identity.LoadCA(l.dir); err != nil || ca.Pin() != l.authority.Pin() || l.ca.Load() == nil {
-		t.Errorf("kept: %v", err)
+	if all, err := identity.LoadCAs(l.authorities.dir); err != nil || len(all) != 1 || all[0].Pin() != l.authority.Pin() || l.authorities.get(l.authority.Pin()) == nil {
+		t.Errorf("kept: %v, %v", all, err)
 	}
-	if st, err := os.Stat(filepath.Join(l.dir, "ca.key")); err != nil || st.Mode().Perm() != 0o600 {
+	if st, err := os.Stat(filepath.Join(l.authorities.dir, "ca.key")); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("key file: %v, %v", st, err)
 	}
+}
+
+// stranger is an identity that no swarm knows, its certificate request, and the name of its key.
+func stranger(t *testing.T) (id *identity.Identity, csr []byte, key string) {
+	t.Helper()
+	id, err := identity.Open(identity.Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if csr, err = id.CSR(); err != nil {
+		t.Fatal(err)
+	}
+	if key, err = identity.KeyOf(csr); err != nil {
+		t.Fatal(err)
+	}
+	return id, csr, key
 }
 
 func TestCertificateIsRenewedForMembersInGoodStanding(t *testing.T) {
 	t.Parallel()
 	l := founded(t)
-	ticket := l.member(nodeID)
-	dir := t.TempDir()
-	id, err := identity.Open(identity.Options{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	csr, err := id.CSR()
-	if err != nil {
-		t.Fatal(err)
-	}
+	id, csr, key := stranger(t)
+	ticket := l.memberWith(nodeID, key)
 	cert, err := l.RenewCertificate(t.Context(), nodeID, csr)
 	if err != nil {
 		t.Fatal(err)
@@ -205,6 +215,9 @@ func TestCertificateIsRenewedForMembersInGoodStanding(t *testing.T) {
 	if err := id.Enroll(l.authority.Pin(), cert, l.authority.Certificate()); err != nil || id.Node() != nodeID {
 		t.Errorf("certificate is for %s: %v", id.Node(), err)
 	}
+	_, other, _ := stranger(t)
+	_, err = l.RenewCertificate(t.Context(), nodeID, other)
+	refused(t, err, "another key than the one that it joined with")
 	_, err = l.RenewCertificate(t.Context(), nodeID, []byte("garbage"))
 	refused(t, err, "certificate request")
 	l.quarantine(ticket)
@@ -275,10 +288,17 @@ func TestKeyHashNamesTheKeyNotTheRequest(t *testing.T) {
 		t.Fatal("two requests are the same")
 	}
 	der, _ := pem.Decode(a)
-	if keyHash(a) != keyHash(b) || keyHash(a) != keyHash(der.Bytes) || len(keyHash(a)) != 64 {
-		t.Errorf("%s, %s, %s", keyHash(a), keyHash(b), keyHash(der.Bytes))
+	hash := func(csr []byte) string {
+		name, err := identity.KeyOf(csr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return name
 	}
-	if keyHash(a) == keyHash(csr(key(), "a")) {
+	if hash(a) != hash(b) || hash(a) != hash(der.Bytes) || len(hash(a)) != 64 {
+		t.Errorf("%s, %s, %s", hash(a), hash(b), hash(der.Bytes))
+	}
+	if hash(a) == hash(csr(key(), "a")) {
 		t.Error("two keys have one name")
 	}
 }

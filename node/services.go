@@ -54,6 +54,8 @@ type services struct {
 	leaver *leaver
 	warm   atomic.Bool
 	known  atomic.Pointer[map[netip.Addr]bool]
+	ca     atomic.Uint64 // the last step of a replacement of the CA that was taken here: Settings.CAGeneration
+	former []string      // pins of the authorities that were being replaced at that step; keepTrust's own
 	stop   context.CancelCauseFunc
 }
 
@@ -116,8 +118,8 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 	if err := s.openCore(mux, home); err != nil {
 		return nil, nil, errors.Join(err, l.Close())
 	}
-	if ca, err := identity.LoadCA(s.node.o.DataDir); err == nil {
-		s.service.ca.Store(ca)
+	if err := s.service.authorities.load(); err != nil {
+		log.Warn("this node can sign for nobody until the leader brings the CA's key again", "error", err)
 	}
 	if err := s.openGround(); err != nil {
 		return nil, nil, errors.Join(err, l.Close(), s.core.close())
@@ -228,14 +230,18 @@ func (s *services) keepOut(ctx context.Context) error {
 		changed := s.state.Changed()
 		view := s.state.View()
 		s.known.Store(goodAddresses(view))
-		if n := s.identity.Cut(func(p identity.Peer, serial string) bool { return refusal(view, serial, p) != nil }); n > 0 {
-			s.node.log.Warn("connections of nodes or operators that are not in good standing are cut", "connections", n)
-		}
+		s.cutRefused(view)
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
 		}
+	}
+}
+
+func (s *services) cutRefused(view swarm.View) {
+	if n := s.identity.Cut(func(p identity.Peer, serial string) bool { return refusal(view, serial, p) != nil }); n > 0 {
+		s.node.log.Warn("connections of nodes or operators that are not in good standing are cut", "connections", n)
 	}
 }
 
@@ -258,11 +264,11 @@ func (s *services) isKnown(addr netip.Addr) bool {
 
 // refusal says why a certificate is no longer good.
 func refusal(view swarm.View, serial string, p identity.Peer) error {
-	why := ""
+	why, shown := "", swarm.Certificate{Serial: serial, Key: p.Key, CA: p.CA}
 	if p.Operator != "" {
-		why = view.RefusedOperator(p.Operator, serial)
+		why = view.RefusedOperator(p.Operator, shown)
 	} else {
-		why = view.Refused(serial, p.Node)
+		why = view.Refused(p.Node, shown)
 	}
 	if why != "" {
 		return errors.New(why)
@@ -301,7 +307,7 @@ func (s *services) openGround() error {
 	}
 	s.ground = &ground{
 		replica: s.replica, memory: s.memory, undo: s.undo, alive: s.alive, members: s.gossip.Watch, web: s.web().Handler(), warm: s.warm.Load,
-		version: s.node.o.Version, keys: s.keys.Load, mark: s.mark, log: s.node.log.With("part", "ground"), leaving: s.node.leaving.Load,
+		version: s.node.o.Version, keys: s.keys.Load, ca: s.ca.Load, mark: s.mark, log: s.node.log.With("part", "ground"), leaving: s.node.leaving.Load,
 		doors: map[netip.Addr]*http.Server{}, closed: map[swarm.MAC]string{},
 	}
 	if s.node.o.Seed != nil {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -52,8 +53,31 @@ func (p *picture) Status(context.Context) status.Status {
 	for _, m := range view.Machines() {
 		s.Machines = append(s.Machines, machineStatus(view, m))
 	}
+	s.CA = p.caChange(view)
 	s.Problems = append(s.Problems, problems(s)...)
 	return s
+}
+
+// caChange is how far the replacement of the CA has come, nil if none is under way.
+func (p *picture) caChange(view swarm.View) *status.CAChange {
+	settings, _ := view.Settings()
+	if settings.CAStage == "" {
+		return nil
+	}
+	out := &status.CAChange{Missing: []string{}}
+	for _, n := range view.CABehind() {
+		out.Missing = append(out.Missing, n.Name)
+	}
+	for _, n := range view.Nodes() {
+		if n.Eligible() {
+			out.Nodes++
+		}
+	}
+	out.Know, out.Renewed = out.Nodes, out.Nodes-len(out.Missing)
+	if settings.CAStage == swarm.CASpreading {
+		out.Know, out.Renewed = out.Renewed, 0
+	}
+	return out
 }
 
 func namesOf(view swarm.View) map[swarm.NodeID]string {
@@ -178,6 +202,13 @@ func problems(s status.Status) []status.Problem {
 					add("another node on the segment takes over within seconds; if there is none, bring it back",
 						"%s, which serves segment %s, is gone", n.Name, seg.ID)
 				}
+			}
+		}
+	}
+	if s.CA != nil {
+		for _, n := range s.Nodes {
+			if n.State == status.NodeGone && slices.Contains(s.CA.Missing, n.Name) {
+				add("bring it back, or put it out: offshoot swarm evict "+n.Name, "the swarm's CA is not replaced yet, because %s is gone", n.Name)
 			}
 		}
 	}

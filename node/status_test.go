@@ -29,6 +29,8 @@ func TestEachProblemIsSaidWithItsNextStep(t *testing.T) {
 			"machine m1 is held: disk: none", "offshoot machine why " + string(mac1)},
 		"quarantine": {status.Status{Quorum: true, Nodes: []status.Node{{Name: "m1", MAC: string(mac1), State: status.NodeAlive, Quarantine: "its ticket was shown a second time"}}},
 			"m1 is in quarantine: its ticket", "offshoot machine arm " + string(mac1)},
+		"new CA": {status.Status{Quorum: true, Nodes: []status.Node{alive, gone}, CA: &status.CAChange{Nodes: 2, Missing: []string{"m1", "m2"}}},
+			"the swarm's CA is not replaced yet, because m2 is gone", "offshoot swarm evict m2"},
 	} {
 		got := problems(c.s)
 		if len(got) != 1 || !strings.Contains(got[0].What, c.what) || !strings.Contains(got[0].Next, c.next) {

@@ -32,9 +32,11 @@ type steward struct {
 	goneFor  func(swarm.NodeID) time.Duration
 	// entrust brings the CA's key to a node before it gets a vote: whoever may lead must be able to sign.
 	entrust func(ctx context.Context, n swarm.Node) error
-	members func() <-chan struct{} // closed at the next change of gossip
-	swept   time.Duration          // by clock; sweep's own
-	log     *slog.Logger
+	// authority takes a replacement of the CA on.
+	authority func(ctx context.Context) error
+	members   func() <-chan struct{} // closed at the next change of gossip
+	swept     time.Duration          // by clock; sweep's own
+	log       *slog.Logger
 }
 
 func (s *steward) String() string { return "steward" }
@@ -155,13 +157,17 @@ func (s *steward) admit(ctx context.Context) error {
 // idleTime is how long an address is remembered for a machine that does not come back.
 const idleTime = 7 * 24 * time.Hour
 
-// sweep moves on what has its time: a change of the gossip keys, and the forgetting of leases and machines that are gone.
+// sweep moves on what has its time: a change of the gossip keys or of the CA, and the forgetting of leases and machines that
+// are gone.
 func (s *steward) sweep(ctx context.Context) error {
 	view := s.state.View()
 	settings, _ := view.Settings()
 	if swarm.KeysSpread(view, s.alive) {
 		s.log.Info("gossip keys move on", "generation", settings.KeyGeneration, "stage", settings.KeyStage)
 		return s.decideHere(ctx, swarm.AdvanceKeys{Generation: settings.KeyGeneration})
+	}
+	if err := s.authority(ctx); err != nil {
+		return err
 	}
 	if at := s.clock(); at-s.swept >= time.Hour {
 		s.swept = at

@@ -55,6 +55,7 @@ var ops = map[string]operation{
 	"evict-node": {EvictNode{}, 1, byOperator}, "trust-node": {TrustNode{}, 1, byOperator},
 	"note-certificate": {NoteCertificate{}, 1, byLeader}, "set-voters": {SetVoters{}, 1, byOperator},
 	"rotate-keys": {RotateKeys{}, 1, byOperator}, "advance-keys": {AdvanceKeys{}, 1, byLeader},
+	"replace-ca": {ReplaceCA{}, 1, byLeader}, "advance-ca": {AdvanceCA{}, 1, byLeader},
 	"add-operator": {AddOperator{}, 1, byLeader}, "revoke-operator": {RevokeOperator{}, 1, byOperator},
 
 	"open-segment": {OpenSegment{}, 1, byMember}, "block-segment": {BlockSegment{}, 1, byHolder}, "set-pools": {SetPools{}, 1, byOperator},

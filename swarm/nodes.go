@@ -48,6 +48,7 @@ type ReportNode struct {
 	Warm     bool   `json:"warm"`
 	Protocol int    `json:"protocol,omitempty"` // Protocol of its binary
 	Keys     uint64 `json:"keys,omitempty"`     // the generation of gossip keys that it has installed
+	CA       uint64 `json:"ca,omitempty"`       // the last step of a replacement of the CA that it has taken
 }
 
 // maxPorts bounds what a node says of its ports; the largest servers have a few dozen.
@@ -76,7 +77,7 @@ func (o ReportNode) apply(c *change) (any, error) {
 		c.event(n.Machine, "back", "%s is back", n.Name)
 	}
 	n.Address, n.Version, n.Ports, n.Warm, n.Left = o.Address, o.Version, o.Ports, o.Warm, false
-	n.Protocol, n.Keys = o.Protocol, o.Keys
+	n.Protocol, n.Keys, n.CA = o.Protocol, o.Keys, o.CA
 	c.put("node", &n)
 	return nil, nil
 }

@@ -27,9 +27,9 @@ var rows = []struct {
 	{"counter", func() any { return new(counter) }},
 }
 
-// snapshotVersion is the first line of a snapshot. Version 2 ends with the number of its rows: one that was cut off at the
-// end of a line is not taken for a whole one.
-const snapshotVersion = 2
+// snapshotVersion is the first line of a snapshot. Since version 2 it ends with the number of its rows: one that was cut off
+// at the end of a line is not taken for a whole one. Version 3 has the keys of nodes and operators, and former authorities.
+const snapshotVersion = 3
 
 // maxRow bounds one row, bytes: several times what one command can write.
 const maxRow = 4 << 20

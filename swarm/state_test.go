@@ -298,7 +298,7 @@ func TestDamagedSnapshotLeavesTheStateAlone(t *testing.T) {
 	if err := h.s.Snapshot()(&b); err != nil {
 		t.Fatal(err)
 	}
-	const head = `{"offshoot_snapshot":2}` + "\n"
+	const head = `{"offshoot_snapshot":3}` + "\n"
 	for name, damaged := range map[string]string{
 		"empty": "", "cut": b.String()[:b.Len()-20], "no end": head, "table": head + `{"t":"x","r":{}}` + "\n" + `{"rows":1}`,
 		"version":       `{"offshoot_snapshot":99}` + "\n" + `{"rows":0}`,
@@ -411,8 +411,8 @@ func FuzzRestore(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(b.Bytes())
-	f.Add([]byte("{\"offshoot_snapshot\":2}\n{\"rows\":0}\n"))
-	f.Add([]byte("{\"offshoot_snapshot\":2}\n{\"t\":\"lease\",\"r\":{\"segment\":\"s1\"}}\n{\"rows\":1}\n"))
+	f.Add([]byte("{\"offshoot_snapshot\":3}\n{\"rows\":0}\n"))
+	f.Add([]byte("{\"offshoot_snapshot\":3}\n{\"t\":\"lease\",\"r\":{\"segment\":\"s1\"}}\n{\"rows\":1}\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s := NewState()
 		if err := s.Restore(bytes.NewReader(data)); err != nil {

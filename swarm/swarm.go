@@ -27,6 +27,10 @@ type Settings struct {
 	GossipKeys    []string `json:"gossip_keys"` // AES-256, as identity.Key encodes them; the first encrypts, all decrypt. Never shown.
 	KeyGeneration uint64   `json:"key_generation,omitempty"`
 	KeyStage      KeyStage `json:"key_stage,omitempty"` // of a rotation that is under way
+
+	FormerCAs    []Authority `json:"former_cas,omitempty"` // trusted until every node has a certificate of CA; the newest is the last
+	CAGeneration uint64      `json:"ca_generation,omitempty"`
+	CAStage      CAStage     `json:"ca_stage,omitempty"` // of a replacement that is under way
 }
 
 // MachineState says what a machine may do when it next boots from the network.
@@ -83,6 +87,8 @@ type Node struct {
 	Version    string    `json:"version,omitempty"`
 	Protocol   int       `json:"protocol,omitempty"` // the commands that it understands: see Protocol
 	Keys       uint64    `json:"keys,omitempty"`     // the generation of gossip keys that it has installed
+	Key        string    `json:"key,omitempty"`      // hex SHA-256 of its public key, which it keeps for life
+	CA         uint64    `json:"ca,omitempty"`       // how far it has come with a replacement of the CA: Settings.CAGeneration
 	Ports      []Port    `json:"ports,omitempty"`
 	Warm       bool      `json:"warm,omitempty"` // holds every artifact that the profiles need
 	Left       bool      `json:"left,omitempty"`

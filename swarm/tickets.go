@@ -206,7 +206,7 @@ func (o RedeemTicket) apply(c *change) (any, error) {
 		return nil, err
 	}
 	port := Port{MAC: t.Machine, Link: true, Segment: t.Segment, Address: netip.PrefixFrom(t.Addr, segment.Network.Bits())}
-	n := &Node{ID: o.Node, Name: m.Name, Machine: m.MAC, Address: o.Address, Serial: o.Serial, NotAfter: o.NotAfter,
+	n := &Node{ID: o.Node, Name: m.Name, Machine: m.MAC, Address: o.Address, Serial: o.Serial, NotAfter: o.NotAfter, Key: o.Key,
 		Ports: []Port{port}, Joined: c.Time}
 	c.put("node", n)
 	// From now on the address is the node's own: it must be able to start when nobody gives addresses.

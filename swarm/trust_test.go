@@ -139,7 +139,7 @@ func TestEvictedNodeIsOutForGood(t *testing.T) {
 	id := h.join(m1, "192.168.42.20")
 	h.must(seedID, SeeMachine{MAC: m2, Segment: "s1"})
 	h.must(id, MintTicket{ID: "back door", Hash: "hash", MAC: m2, Segment: "s1", Addr: addr20.Next(), Expires: h.now.Add(time.Hour)})
-	if why := h.s.View().Refused("77", id); why != "" {
+	if why := h.s.View().Refused(id, Certificate{Serial: "77", Key: "key"}); why != "" {
 		t.Fatal(why)
 	}
 	h.refused(id, EvictNode{Node: id}, ErrConflict) // nobody evicts itself
@@ -151,7 +151,7 @@ func TestEvictedNodeIsOutForGood(t *testing.T) {
 	if !n.Left || n.Ended != "stolen" || n.Eligible() {
 		t.Fatalf("%+v", n)
 	}
-	if why := h.s.View().Refused("77", id); !strings.Contains(why, "stolen") || !strings.Contains(why, "77") {
+	if why := h.s.View().Refused(id, Certificate{Serial: "77"}); !strings.Contains(why, "stolen") || !strings.Contains(why, "77") {
 		t.Fatalf("%q", why)
 	}
 	if s, _ := h.s.View().Segment("s1"); s.Duty.Holder != id {
@@ -185,7 +185,7 @@ func TestReinstalledMachineIsANewNodeAndTheOldOneHasEnded(t *testing.T) {
 	h.refused("", r, ErrConflict) // an id is given once
 	r.Node = "fresh"
 	h.must("", r)
-	if h.s.View().Refused("1", old) == "" || h.s.View().Refused("1", "fresh") != "" || h.node("fresh").Ended != "" {
+	if h.s.View().Refused(old, Certificate{}) == "" || h.s.View().Refused("fresh", Certificate{Key: "key2"}) != "" || h.node("fresh").Ended != "" {
 		t.Fatalf("%+v %+v", h.node(old), h.node("fresh"))
 	}
 	h.refused(old, ReportNode{Address: "x"}, ErrConflict)
@@ -195,7 +195,7 @@ func TestNodeThatLeftMayComeBack(t *testing.T) {
 	h := founded(t)
 	id := h.join(m1, "192.168.42.20")
 	h.must(id, LeaveNode{Node: id})
-	if h.node(id).Eligible() || h.s.View().Refused("1", id) != "" {
+	if h.node(id).Eligible() || h.s.View().Refused(id, Certificate{Key: "key"}) != "" {
 		t.Fatal("it has only left")
 	}
 	h.must(id, ReportNode{Address: "x"})
@@ -206,7 +206,7 @@ func TestNodeThatLeftMayComeBack(t *testing.T) {
 
 func TestUnknownNodeIsInGoodStanding(t *testing.T) {
 	// Who was away must be able to hear from nodes that joined meanwhile.
-	if why := NewState().View().Refused("1", "new"); why != "" {
+	if why := NewState().View().Refused("new", Certificate{}); why != "" {
 		t.Fatal(why)
 	}
 }
@@ -267,7 +267,7 @@ func TestCertificateIsNoted(t *testing.T) {
 func TestOperatorIsRefusedOnceRevokedAndComesBackOnlyWithAFreshCertificate(t *testing.T) {
 	h := founded(t)
 	add := AddOperator{Name: "ann", Role: RoleOperate, Serial: "1", NotAfter: h.now.Add(24 * time.Hour)}
-	refusal := func(serial string) string { return h.s.View().RefusedOperator("ann", serial) }
+	refusal := func(serial string) string { return h.s.View().RefusedOperator("ann", Certificate{Serial: serial}) }
 	if refusal("1") == "" {
 		t.Fatal("an unknown operator is welcome")
 	}

@@ -17,6 +17,8 @@ func newOperator(s *settings) *cobra.Command {
 	var o output
 	list := &cobra.Command{
 		Use: "list", Short: "List who may ask the swarm over the network", Args: exactly(), Example: "  offshoot operator list",
+		Long: `list shows operators and what they may do. One whose state is renew has a certificate of a CA that the swarm has replaced: add makes a
+new file under the same name.`,
 		RunE: s.asking(func(ctx context.Context, n *node.Client, _ []string) error {
 			all, err := n.Operators(ctx)
 			if err != nil {

@@ -50,7 +50,15 @@ func printStatus(w io.Writer, s status.Status) error {
 	if !s.Quorum {
 		quorum = "CANNOT DECIDE (no quorum)"
 	}
-	if _, err := fmt.Fprintf(w, "swarm %s, led by %s, %s; asked %s, offshoot %s\n\n", s.Swarm, cmp.Or(s.Leader, "nobody"), quorum, s.Asked, s.Version); err != nil {
+	if _, err := fmt.Fprintf(w, "swarm %s, led by %s, %s; asked %s, offshoot %s\n", s.Swarm, cmp.Or(s.Leader, "nobody"), quorum, s.Asked, s.Version); err != nil {
+		return err
+	}
+	if s.CA != nil {
+		if _, err := fmt.Fprintln(w, caChange(*s.CA)); err != nil {
+			return err
+		}
+	}
+	if _, err := fmt.Fprintln(w); err != nil {
 		return err
 	}
 	if err := printNodes(w, s); err != nil {
@@ -70,6 +78,18 @@ func printStatus(w io.Writer, s status.Status) error {
 		return err
 	}
 	return printMachines(w, s)
+}
+
+// caChange says how far the replacement of the CA has come.
+func caChange(c status.CAChange) string {
+	text := fmt.Sprintf("the swarm's CA is being replaced: %d of %d nodes have new certificates", c.Renewed, c.Nodes)
+	if c.Know < c.Nodes {
+		text += fmt.Sprintf(", %d know the new CA", c.Know)
+	}
+	if len(c.Missing) > 0 {
+		text += "; missing: " + plain(strings.Join(c.Missing, ", "))
+	}
+	return text
 }
 
 // dutyOf says who serves a segment, in one cell.

@@ -52,8 +52,11 @@ func printOperators(w io.Writer, all []status.Operator) error {
 	var rows [][]string
 	for _, o := range all {
 		state := "good"
-		if o.Revoked {
+		switch {
+		case o.Revoked:
 			state = "revoked"
+		case o.Outdated:
+			state = "renew" // the CA that signed it was replaced
 		}
 		rows = append(rows, []string{o.Name, o.Role, state, moment(o.NotAfter), o.Serial})
 	}

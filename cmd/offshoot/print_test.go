@@ -73,6 +73,19 @@ m3       52:54:00:00:00:03  installing  image 42 %  s1       -              -
 `)
 }
 
+func TestStatusSaysHowFarANewCAHasCome(t *testing.T) {
+	t.Parallel()
+	for want, c := range map[string]status.CAChange{
+		"\nthe swarm's CA is being replaced: 0 of 3 nodes have new certificates, 1 know the new CA; missing: m2, m3\n\n": {Nodes: 3, Know: 1, Missing: []string{"m2", "m3"}},
+		"\nthe swarm's CA is being replaced: 2 of 3 nodes have new certificates; missing: m3\n\n":                        {Nodes: 3, Know: 3, Renewed: 2, Missing: []string{"m3"}},
+	} {
+		got := printed(t, func(w io.Writer) error { return printStatus(w, status.Status{CA: &c}) })
+		if !strings.Contains(got, want) {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
 func TestStatusSaysThatNobodyLeads(t *testing.T) {
 	t.Parallel()
 	got := printed(t, func(w io.Writer) error {
@@ -144,7 +157,7 @@ ADDRESS        SEGMENT  MAC                MACHINE  STATE           LEFT   CLIEN
 
 func TestEvictionIsShownWithItsRisks(t *testing.T) {
 	t.Parallel()
-	e := status.Eviction{Node: status.Node{Name: "m2", ID: "a2", MAC: "52:54:00:00:00:02"}, Duties: []status.Passing{{Segment: "s1", Heirs: []string{"m3", "m4"}}}, Risks: []string{"nobody serves s2"}}
+	e := status.Eviction{Node: status.Node{Name: "m2", ID: "a2", Durable: true, MAC: "52:54:00:00:00:02"}, Duties: []status.Passing{{Segment: "s1", Heirs: []string{"m3", "m4"}}}, Risks: []string{"nobody serves s2"}}
 	got := printed(t, func(w io.Writer) error { return printEviction(w, e) })
 	same(t, got, `
 evicting m2 (a2) would mean:

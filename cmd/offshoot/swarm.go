@@ -92,6 +92,7 @@ func newEvict(s *settings) *cobra.Command {
 	var (
 		o                  output
 		yes, force, dryRun bool
+		rotateCA           bool
 	)
 	c := &cobra.Command{
 		Use: "evict NODE", Short: "Put a node out of the swarm for good: stolen, broken, not trusted", Args: exactly("NODE (name or id)"),
@@ -99,14 +100,19 @@ func newEvict(s *settings) *cobra.Command {
 what will happen, and asks. It refuses to evict the last voter, and needs --force if nobody else can serve a segment of a
 node that is alive, or if the other voters could not decide without it.
 
+A node that has voted, and every seed, has a copy of the key of the swarm's CA. --rotate-ca makes that worthless: the swarm gets a
+new CA and every node a new certificate, in steps that leave no gap. Its pin changes; open tickets are revoked; operators need new
+files. It takes some seconds if every node is there, and waits for nodes that are away until they return or are evicted. It can
+be asked for afterwards as well, with the id of the evicted node.
+
 It does not touch the machine itself. NODE is a name or an id of: offshoot swarm members`,
-		Example: "  offshoot swarm evict m2\n  offshoot swarm evict --dry-run m2\n  offshoot swarm evict --yes 3f9c2a7be01d44c8",
+		Example: "  offshoot swarm evict m2\n  offshoot swarm evict --dry-run m2\n  offshoot swarm evict --rotate-ca seed\n  offshoot swarm evict --yes 3f9c2a7be01d44c8",
 		RunE: s.asking(func(ctx context.Context, n *node.Client, args []string) error {
 			st, err := n.Status(ctx)
 			if err != nil {
 				return err
 			}
-			eviction, err := st.PlanEviction(args[0])
+			eviction, err := st.PlanEviction(args[0], rotateCA)
 			if err != nil {
 				return err
 			}
@@ -121,8 +127,14 @@ It does not touch the machine itself. NODE is a name or an id of: offshoot swarm
 			if err := confirm(ctx, gone.Name, yes); err != nil {
 				return err
 			}
-			if err := n.Evict(ctx, gone.ID, force); err != nil {
+			pin, err := n.Evict(ctx, gone.ID, node.EvictRequest{Force: force, RotateCA: rotateCA})
+			if err != nil {
 				return err
+			}
+			if rotateCA {
+				say("replacing the swarm's CA; the new pin is " + pin)
+				say("          every node gets a new certificate now; it usually takes less than a minute, and waits for nodes that are away")
+				say("          afterwards: offshoot operator list (who needs a new file), offshoot swarm snapshot save (older ones are refused)")
 			}
 			say("evicted   " + gone.Name + "; watch what takes its place: offshoot swarm status --watch")
 			return nil
@@ -131,6 +143,7 @@ It does not touch the machine itself. NODE is a name or an id of: offshoot swarm
 	o.flag(c)
 	c.Flags().BoolVar(&yes, "yes", false, "do it without asking")
 	c.Flags().BoolVar(&force, "force", false, "accept the risks that the plan names")
+	c.Flags().BoolVar(&rotateCA, "rotate-ca", false, "replace the swarm's CA too: the node was the seed or has voted, and its disk is in other hands")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only print what would happen")
 	return c
 }

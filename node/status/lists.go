@@ -54,6 +54,7 @@ type Operator struct {
 	Serial   string    `json:"serial"` // of the certificate
 	NotAfter time.Time `json:"not_after"`
 	Revoked  bool      `json:"revoked"`
+	Outdated bool      `json:"outdated,omitempty"` // of a CA that was replaced: it needs a new file
 }
 
 // AuditEntry is one decision of an operator, also one that was refused.

@@ -84,17 +84,20 @@ type Eviction struct {
 	Duties []Passing `json:"duties"`
 	Voters int       `json:"voters"` // how many other nodes vote
 	Living int       `json:"living"` // how many of these answer
+	// RotateCA says that the swarm gets a new CA as well.
+	RotateCA bool `json:"rotate_ca,omitempty"`
 	// Risks are why it is refused unless the operator insists (--force).
 	Risks []string `json:"risks"`
 }
 
-// PlanEviction says what evicting a node does. An error means that it cannot be done, whoever insists.
-func (s Status) PlanEviction(word string) (Eviction, error) {
+// PlanEviction says what evicting a node does, and with rotateCA the replacement of the swarm's CA, which can also be asked for
+// when the node was put out before. An error means that it cannot be done, whoever insists.
+func (s Status) PlanEviction(word string, rotateCA bool) (Eviction, error) {
 	n, err := s.Find(word)
 	if err != nil {
 		return Eviction{}, err
 	}
-	plan := Eviction{Node: n, Duties: []Passing{}, Risks: []string{}}
+	plan := Eviction{Node: n, Duties: []Passing{}, Risks: []string{}, RotateCA: rotateCA}
 	for _, other := range s.Nodes {
 		if other.ID != n.ID && other.votes() {
 			plan.Voters++
@@ -105,8 +108,8 @@ func (s Status) PlanEviction(word string) (Eviction, error) {
 	}
 	asked, _ := s.named(s.Asked)
 	switch {
-	case n.Ended != "":
-		return plan, fmt.Errorf("%s was put out already: %s", n.Name, n.Ended)
+	case n.Ended != "" && !rotateCA:
+		return plan, fmt.Errorf("%s was put out already: %s. To replace the swarm's CA as well: offshoot swarm evict --rotate-ca %s", n.Name, n.Ended, n.ID)
 	case !s.Quorum:
 		return plan, refuse("the swarm cannot decide anything now, so nobody can be evicted: bring voters back (offshoot swarm status names them), or if they are lost for ever: offshoot swarm recover --help")
 	case !asked.votes() && asked.Role != RoleLearner:
@@ -152,6 +155,9 @@ func (p Eviction) Steps() []string {
 		"its certificate is revoked: every node ends its connections to it and speaks to it no more",
 		"the gossip key is changed, so that it hears nothing new",
 	}
+	if n.Ended != "" {
+		out = []string{"it was put out already: " + n.Ended}
+	}
 	for _, d := range p.Duties {
 		if len(d.Heirs) == 0 {
 			out = append(out, "segment "+d.Segment+": NOBODY serves it until another node is connected to it")
@@ -160,8 +166,17 @@ func (p Eviction) Steps() []string {
 		out = append(out, fmt.Sprintf("segment %s: %s takes over, within 10 s", d.Segment, strings.Join(d.Heirs, " or ")))
 	}
 	if n.votes() {
-		out = append(out, fmt.Sprintf("its vote goes: %d others vote, %d of them answer; a node that is fit takes its place", p.Voters, p.Living),
-			"NOT undone: it has voted, so it holds the authority's key. Whoever reads its disk can sign certificates")
+		out = append(out, fmt.Sprintf("its vote goes: %d others vote, %d of them answer; a node that is fit takes its place", p.Voters, p.Living))
+	}
+	switch {
+	case p.RotateCA:
+		out = append(out,
+			"the swarm's CA is replaced, so that its key is worth nothing to whoever reads that disk: every node gets a new certificate, without a gap, and the pin changes",
+			"tickets that are open are revoked: a machine that is being installed at this moment has to be armed again",
+			"operators' files stop working: make new ones with offshoot operator add",
+			"nodes that have left or are in quarantine are put out; it ends when every other one has its new certificate, also those that are away now")
+	case n.votes() || !n.Durable:
+		out = append(out, "NOT undone: its disk holds the CA's key. Whoever reads it can sign certificates; to make that worthless: offshoot swarm evict --rotate-ca "+n.Name)
 	}
 	out = append(out, "it never comes back as it is; to use the machine again, install it: "+armHint(n.MAC))
 	return out

@@ -13,10 +13,10 @@ func three() Status {
 		Quorum: true, Asked: "m1", Leader: "m1",
 		Nodes: []Node{
 			{ID: "a0", Name: "seed", State: NodeLeft, Role: RoleNone},
-			{ID: "a1", Name: "m1", State: NodeAlive, Role: RoleLeader, Address: "192.168.42.17:7400"},
-			{ID: "a2", Name: "m2", State: NodeAlive, Role: RoleVoter, MAC: "52:54:00:00:00:02"},
-			{ID: "a3", Name: "m3", State: NodeAlive, Role: RoleVoter, Warm: true},
-			{ID: "a4", Name: "m4", State: NodeAlive, Role: RoleFollower},
+			{ID: "a1", Name: "m1", State: NodeAlive, Durable: true, Role: RoleLeader, Address: "192.168.42.17:7400"},
+			{ID: "a2", Name: "m2", State: NodeAlive, Durable: true, Role: RoleVoter, MAC: "52:54:00:00:00:02"},
+			{ID: "a3", Name: "m3", State: NodeAlive, Durable: true, Role: RoleVoter, Warm: true},
+			{ID: "a4", Name: "m4", State: NodeAlive, Durable: true, Role: RoleFollower},
 		},
 		Segments: []Segment{
 			{ID: "s1", Network: "192.168.42.0/24", Holder: "m2", Term: 7, Nodes: []string{"m2", "m3"}},
@@ -84,7 +84,7 @@ func TestEvictionIsRefusedWhateverTheOperatorInsists(t *testing.T) {
 		"a node that nobody knows":                   {three(), "m9", "offshoot swarm members", false},
 		"evicted before":                             {three().edit("m4", func(n *Node) { n.State, n.Ended = NodeLeft, "evicted: stolen" }), "m4", "already: evicted: stolen", false},
 	} {
-		_, err := c.s.PlanEviction(c.node)
+		_, err := c.s.PlanEviction(c.node, false)
 		if err == nil || errors.Is(err, ErrUnsafe) != c.unsafe || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: got %v", name, err)
 		}
@@ -109,7 +109,7 @@ func TestEvictionWithRisksNeedsForce(t *testing.T) {
 		"neither decisions nor service would be left": {three().edit("m3", gone).edit("m4", gone), "m2", []string{"only 1 answer", "segment s1", "segment s2"}},
 		"a name is not enough: the namesake has left": {withNamesakeOfM4(), "m2", []string{"segment s2"}},
 	} {
-		plan, err := c.s.PlanEviction(c.node)
+		plan, err := c.s.PlanEviction(c.node, false)
 		if err != nil || len(plan.Risks) != len(c.risks) {
 			t.Errorf("%s: risks %q, %v", name, plan.Risks, err)
 			continue
@@ -137,20 +137,20 @@ func withNamesakeOfM4() Status {
 
 func TestStepsOfAnEvictionSayWhatItDoesAndWhatItDoesNotUndo(t *testing.T) {
 	t.Parallel()
-	plan, err := three().edit("m4", gone).PlanEviction("m2")
+	plan, err := three().edit("m4", gone).PlanEviction("m2", false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	all := strings.Join(plan.Steps(), "\n")
 	for _, want := range []string{
 		"certificate is revoked", "gossip key is changed", "segment s1: m3 takes over", "segment s2: NOBODY serves it", "2 others vote, 2 of them answer",
-		"NOT undone: it has voted, so it holds the authority's key", "offshoot machine arm --wipe 52:54:00:00:00:02",
+		"NOT undone: its disk holds the CA's key", "offshoot machine arm --wipe 52:54:00:00:00:02",
 	} {
 		if !strings.Contains(all, want) {
 			t.Errorf("%q is missing in\n%s", want, all)
 		}
 	}
-	if plan, err = three().PlanEviction("m4"); err != nil || strings.Contains(strings.Join(plan.Steps(), "\n"), "vote") {
+	if plan, err = three().PlanEviction("m4", false); err != nil || strings.Contains(strings.Join(plan.Steps(), "\n"), "vote") {
 		t.Errorf("a follower has no vote: %v, %v", plan.Steps(), err)
 	}
 }
@@ -185,6 +185,25 @@ func TestDutyIsMovedOnlyToWhoCanTakeItNow(t *testing.T) {
 	for _, s := range []Status{three(), with(func(g *Segment) { g.Next = "m3" })} {
 		if plan, err := s.PlanMove("s1", "a3"); err != nil || plan.Segment.Term != 7 || plan.To.Name != "m3" {
 			t.Errorf("plan %+v, %v", plan, err)
+		}
+	}
+}
+
+func TestEvictionWithANewCASaysWhatThatMeansAndMayComeAfterwards(t *testing.T) {
+	t.Parallel()
+	plan, err := three().PlanEviction("seed", false)
+	if err != nil || !strings.Contains(strings.Join(plan.Steps(), "\n"), "NOT undone: its disk holds the CA's key") {
+		t.Errorf("a seed has the key, with or without a vote: %v, %v", plan.Steps(), err)
+	}
+	put := func(n *Node) { n.Ended, n.State = "stolen", NodeLeft }
+	if _, err := three().edit("m2", put).PlanEviction("m2", false); err == nil || !strings.Contains(err.Error(), "offshoot swarm evict --rotate-ca a2") {
+		t.Errorf("put out already: %v", err)
+	}
+	for _, s := range []Status{three(), three().edit("m2", put)} {
+		plan, err := s.PlanEviction("m2", true)
+		steps := strings.Join(plan.Steps(), "\n")
+		if err != nil || !plan.RotateCA || strings.Contains(steps, "NOT undone") || !strings.Contains(steps, "the swarm's CA is replaced") || !strings.Contains(steps, "operators' files") {
+			t.Errorf("%v, %v", steps, err)
 		}
 	}
 }

@@ -16,6 +16,7 @@ type Status struct {
 	Leader   string    `json:"leader"` // name of the node that leads the ledger, empty: none known
 	Quorum   bool      `json:"quorum"` // decisions can be written down
 	Problems []Problem `json:"problems"`
+	CA       *CAChange `json:"ca,omitempty"` // while the swarm's CA is being replaced
 	Nodes    []Node    `json:"nodes"`
 	Segments []Segment `json:"segments"`
 	Machines []Machine `json:"machines"`
@@ -25,6 +26,14 @@ type Status struct {
 type Problem struct {
 	What string `json:"what"`
 	Next string `json:"next"`
+}
+
+// CAChange is how far the replacement of the swarm's CA has come. It ends when every node has a certificate of the new one.
+type CAChange struct {
+	Nodes   int      `json:"nodes"`   // that the swarm waits for
+	Know    int      `json:"know"`    // how many of them trust the new CA
+	Renewed int      `json:"renewed"` // how many have a certificate of it
+	Missing []string `json:"missing"` // names of those that have not taken the present step
 }
 
 // What a node can be.

@@ -13,6 +13,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/big"
 	"net/url"
@@ -24,6 +25,8 @@ import (
 )
 
 const (
+	// caKeyFile holds certificate and key of each authority that can be signed with: in one file, so that after a crash the two
+	// belong together.
 	caKeyFile = "ca.key"
 
 	pemKey  = "PRIVATE KEY" // PKCS #8, RFC 5958
@@ -129,35 +132,70 @@ func ImportCA(certPEM, keyPEM []byte) (*CA, error) {
 	return &CA{swarm: name, cert: cert, key: hide(key)}, nil
 }
 
-// LoadCA reads what Save wrote. Where there is none the error is fs.ErrNotExist.
-func LoadCA(dir string) (*CA, error) {
-	keyPEM, err := os.ReadFile(filepath.Join(dir, caKeyFile))
+// LoadCAs reads what SaveCAs wrote. Where there is none the error is fs.ErrNotExist.
+func LoadCAs(dir string) ([]*CA, error) {
+	data, err := os.ReadFile(filepath.Join(dir, caKeyFile))
 	if err != nil {
 		return nil, fmt.Errorf("load authority: %w", err)
 	}
-	certPEM, err := os.ReadFile(filepath.Join(dir, caCertFile))
+	all, err := DecodeCAs(data)
 	if err != nil {
-		return nil, fmt.Errorf("load authority: %w", err)
+		return nil, fmt.Errorf("load authority: %s: %w", filepath.Join(dir, caKeyFile), err)
 	}
-	return ImportCA(certPEM, keyPEM)
+	return all, nil
 }
 
-// Save writes ca.crt (0644) and ca.key (0600) into dir, each as a whole or not at all, the key last.
-func (ca *CA) Save(dir string) error {
-	keyPEM, err := ca.ExportKey()
+// SaveCAs writes ca.key (0600) into dir, as a whole or not at all: one authority, or several while one is being replaced. With
+// none the file is removed.
+func SaveCAs(dir string, all ...*CA) error {
+	if len(all) == 0 {
+		if err := os.Remove(filepath.Join(dir, caKeyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("save authority: %w", err)
+		}
+		return nil
+	}
+	data, err := EncodeCAs(all...)
 	if err != nil {
 		return fmt.Errorf("save authority: %w", err)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("save authority: %w", err)
 	}
-	if err := writeFile(filepath.Join(dir, caCertFile), ca.Certificate(), 0o644); err != nil {
-		return fmt.Errorf("save authority: %w", err)
-	}
-	if err := writeFile(filepath.Join(dir, caKeyFile), keyPEM, 0o600); err != nil {
+	if err := writeFile(filepath.Join(dir, caKeyFile), data, 0o600); err != nil {
 		return fmt.Errorf("save authority: %w", err)
 	}
 	return nil
+}
+
+// EncodeCAs is certificate and key of each authority, in PEM. Whoever holds it is the swarm.
+func EncodeCAs(all ...*CA) ([]byte, error) {
+	var out []byte
+	for _, ca := range all {
+		key, err := ca.ExportKey()
+		if err != nil {
+			return nil, err
+		}
+		out = append(append(out, ca.Certificate()...), key...)
+	}
+	return out, nil
+}
+
+// DecodeCAs is the inverse of EncodeCAs; there is one authority at least. No error quotes a key.
+func DecodeCAs(data []byte) ([]*CA, error) {
+	if len(data) > maxPEM {
+		return nil, fmt.Errorf("import authority: %d bytes of PEM, the limit is %d", len(data), maxPEM)
+	}
+	var all []*CA
+	for len(all) == 0 || len(bytes.TrimSpace(data)) > 0 {
+		cert, rest := firstPEM(data)
+		key, rest := firstPEM(rest)
+		ca, err := ImportCA(cert, key)
+		if err != nil {
+			return nil, err
+		}
+		all, data = append(all, ca), rest
+	}
+	return all, nil
 }
 
 // Certificate is the authority's certificate in PEM; it is public.
@@ -249,9 +287,21 @@ func newSerial() (*big.Int, error) {
 
 func formatSerial(n *big.Int) string { return fmt.Sprintf("%032x", n) }
 
-func pinOf(cert *x509.Certificate) string {
-	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
-	return "sha256:" + hex.EncodeToString(sum[:])
+func pinOf(cert *x509.Certificate) string { return "sha256:" + keyOf(cert.RawSubjectPublicKeyInfo) }
+
+// keyOf names a public key by the SHA-256 of its SubjectPublicKeyInfo.
+func keyOf(spki []byte) string {
+	sum := sha256.Sum256(spki)
+	return hex.EncodeToString(sum[:])
+}
+
+// KeyOf names the public key in a certificate request (PEM or DER), as Peer.Key does: whatever else differs between two requests for it.
+func KeyOf(csr []byte) (string, error) {
+	req, err := parseCSR(csr)
+	if err != nil {
+		return "", err
+	}
+	return keyOf(req.RawSubjectPublicKeyInfo), nil
 }
 
 func checkPin(pin string) error {

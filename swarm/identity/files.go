@@ -70,6 +70,47 @@ func parseCert(data []byte) (*x509.Certificate, error) {
 	return cert, nil
 }
 
+// parseCA reads one authority's certificate.
+func parseCA(data []byte) (*x509.Certificate, error) {
+	cert, err := parseCert(data)
+	if err != nil {
+		return nil, fmt.Errorf("authority: %w", err)
+	}
+	if _, err := swarmOfCA(cert); err != nil {
+		return nil, err
+	}
+	return cert, nil
+}
+
+// parseCAs reads the certificates of one authority or several, all of one swarm.
+func parseCAs(data []byte) ([]*x509.Certificate, error) {
+	if len(data) > maxPEM {
+		return nil, fmt.Errorf("authorities: %d bytes of PEM, the limit is %d", len(data), maxPEM)
+	}
+	var all []*x509.Certificate
+	for len(all) == 0 || len(bytes.TrimSpace(data)) > 0 {
+		one, rest := firstPEM(data)
+		cert, err := parseCA(one)
+		if err != nil {
+			return nil, err
+		}
+		if len(all) > 0 && cert.URIs[0].Host != all[0].URIs[0].Host {
+			return nil, fmt.Errorf("authorities: %w: %s and %s", ErrOtherSwarm, all[0].URIs[0].Host, cert.URIs[0].Host)
+		}
+		all, data = append(all, cert), rest
+	}
+	return all, nil
+}
+
+// firstPEM cuts the first PEM block off; without any, one is all that there is.
+func firstPEM(data []byte) (one, rest []byte) {
+	block, rest := pem.Decode(data)
+	if block == nil {
+		return data, nil
+	}
+	return data[:len(data)-len(rest)], rest
+}
+
 func parseKey(data []byte) (ed25519.PrivateKey, error) {
 	der, err := parsePEM(data, pemKey)
 	if err != nil {

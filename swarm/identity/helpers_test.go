@@ -152,5 +152,12 @@ func runMux(t *testing.T, id *Identity, tune func(*Mux)) *Mux {
 	return m
 }
 
+// shown is what others read in our certificate, before they believe any of it.
+func shown(id *Identity) Peer {
+	p := id.Self()
+	p.CA = ""
+	return p
+}
+
 // nowhere is a link for a handshake whose connection no one cuts.
 func nowhere() *link { return newLinks().track(nil) }

@@ -25,6 +25,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,7 +36,7 @@ import (
 const (
 	keyFile    = "node.key"
 	certFile   = "node.crt"
-	caCertFile = "ca.crt"
+	caCertFile = "ca.crt" // all authorities that are trusted: one, or several while the CA is being replaced
 )
 
 // Options says where an Identity lives and whom it asks.
@@ -72,10 +73,11 @@ type Identity struct {
 
 // credentials change as one.
 type credentials struct {
-	leaf *x509.Certificate
-	ca   *x509.Certificate
-	peer Peer // what the own certificate says
-	tls  tls.Certificate
+	leaf  *x509.Certificate
+	ca    *x509.Certificate   // that signed leaf
+	trust []*x509.Certificate // the authorities that others' certificates are held against; ca is one of them
+	peer  Peer                // what the own certificate says
+	tls   tls.Certificate
 }
 
 // Open loads the identity in opts.Dir, or makes its key there. It never replaces files that it cannot read: a damaged
@@ -110,7 +112,11 @@ func Open(opts Options) (*Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open identity: %w", err)
 	}
-	creds, err := id.check(certPEM, caPEM)
+	trust, err := parseCAs(caPEM)
+	if err != nil {
+		return nil, fmt.Errorf("open identity in %s: %w", opts.Dir, err)
+	}
+	creds, err := id.check(certPEM, trust)
 	if err != nil {
 		return nil, fmt.Errorf("open identity in %s: %w", opts.Dir, err)
 	}
@@ -153,7 +159,11 @@ func (id *Identity) CSR() ([]byte, error) {
 func (id *Identity) Enroll(pin string, certPEM, caPEM []byte) error {
 	id.mu.Lock()
 	defer id.mu.Unlock()
-	creds, err := id.check(certPEM, caPEM)
+	ca, err := parseCA(caPEM)
+	if err != nil {
+		return fmt.Errorf("enroll: %w", err)
+	}
+	creds, err := id.check(certPEM, []*x509.Certificate{ca})
 	if err != nil {
 		return fmt.Errorf("enroll: %w", err)
 	}
@@ -164,14 +174,55 @@ func (id *Identity) Enroll(pin string, certPEM, caPEM []byte) error {
 		return fmt.Errorf("enroll: %w: this node belongs to %s", ErrOtherSwarm, old.peer.Swarm)
 	}
 	// node.crt is written last: until it stands, the node is not enrolled and asks again.
-	if err := writeFile(filepath.Join(id.dir, caCertFile), encodeCert(creds.ca.Raw), 0o644); err != nil {
+	if err := id.storeTrust(creds); err != nil {
 		return fmt.Errorf("enroll: %w", err)
 	}
 	return id.store(creds)
 }
 
-// Renew replaces the certificate with a later one of the same authority, for the same node and key. Connections that
-// stand are not touched; the next handshake uses it.
+// Trust replaces the authorities that certificates are held against; the present one is the first. The one that signed our own
+// certificate must be among them: without it this node could not even start again. Connections whose other side has shown a
+// certificate of an authority that is gone are closed.
+func (id *Identity) Trust(casPEM ...[]byte) error {
+	trust, err := parseCAs(bytes.Join(casPEM, nil))
+	if err != nil {
+		return fmt.Errorf("trust: %w", err)
+	}
+	if err := id.trust(trust); err != nil {
+		return fmt.Errorf("trust: %w", err)
+	}
+	id.Cut(func(p Peer, _ string) bool { return !id.current.Load().trusts(p.CA) })
+	return nil
+}
+
+func (c *credentials) trusts(pin string) bool {
+	return slices.ContainsFunc(c.trust, func(ca *x509.Certificate) bool { return pinOf(ca) == pin })
+}
+
+func (id *Identity) trust(trust []*x509.Certificate) error {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	old := id.current.Load()
+	if old == nil {
+		return ErrNotEnrolled
+	}
+	creds := *old
+	creds.trust = trust
+	switch {
+	case !slices.ContainsFunc(trust, old.ca.Equal):
+		return fmt.Errorf("%w: this node's own certificate is of %s", ErrNotMember, pinOf(old.ca))
+	case slices.EqualFunc(trust, old.trust, (*x509.Certificate).Equal):
+		return nil
+	}
+	if err := id.storeTrust(&creds); err != nil {
+		return err
+	}
+	id.current.Store(&creds)
+	return nil
+}
+
+// Renew replaces the certificate with a later one for the same node and key, of an authority that is trusted. Connections
+// that stand are not touched; the next handshake uses it.
 func (id *Identity) Renew(certPEM []byte) error {
 	id.mu.Lock()
 	defer id.mu.Unlock()
@@ -179,9 +230,12 @@ func (id *Identity) Renew(certPEM []byte) error {
 	if old == nil {
 		return fmt.Errorf("renew: %w", ErrNotEnrolled)
 	}
-	creds, err := id.check(certPEM, encodeCert(old.ca.Raw))
+	creds, err := id.check(certPEM, old.trust)
 	if err != nil {
 		return fmt.Errorf("renew: %w", err)
+	}
+	if old.ca.Equal(old.trust[0]) && !creds.ca.Equal(old.ca) { // an answer from before a replacement of the CA, come late
+		return fmt.Errorf("renew: %w: it is of %s, which was replaced", ErrNotMember, pinOf(creds.ca))
 	}
 	if creds.peer.Node != old.peer.Node {
 		return fmt.Errorf("renew: %w: it is for %s, this node is %s", ErrWrongNode, creds.peer.Node, old.peer.Node)
@@ -197,25 +251,31 @@ func (id *Identity) store(creds *credentials) error {
 	return nil
 }
 
-// check holds a certificate against an authority and our key. Expiry is not looked at: a node that was off for a month
+// storeTrust comes before store: what is trusted on the disk always has the authority of the certificate beside it.
+func (id *Identity) storeTrust(creds *credentials) error {
+	var all []byte
+	for _, ca := range creds.trust {
+		all = append(all, encodeCert(ca.Raw)...)
+	}
+	return writeFile(filepath.Join(id.dir, caCertFile), all, 0o644)
+}
+
+// check holds a certificate against authorities and our key. Expiry is not looked at: a node that was off for a month
 // still has an identity, though no one will talk to it before it is renewed.
-func (id *Identity) check(certPEM, caPEM []byte) (*credentials, error) {
+func (id *Identity) check(certPEM []byte, trust []*x509.Certificate) (*credentials, error) {
 	leaf, err := parseCert(certPEM)
 	if err != nil {
 		return nil, err
 	}
-	ca, err := parseCert(caPEM)
-	if err != nil {
-		return nil, fmt.Errorf("authority: %w", err)
-	}
-	name, err := swarmOfCA(ca)
+	name, err := swarmOfCA(trust[0])
 	if err != nil {
 		return nil, err
 	}
-	peer, err := verify(leaf, ca, name, leaf.NotAfter)
+	peer, err := verify(leaf, name, leaf.NotAfter, trust...)
 	if err != nil {
 		return nil, err
 	}
+	ca := trust[slices.IndexFunc(trust, func(c *x509.Certificate) bool { return pinOf(c) == peer.CA })]
 	if peer.Role != RoleNode {
 		return nil, fmt.Errorf("%w: %q", ErrWrongRole, peer.Role)
 	}
@@ -223,7 +283,7 @@ func (id *Identity) check(certPEM, caPEM []byte) (*credentials, error) {
 		return nil, ErrWrongKey
 	}
 	return &credentials{
-		leaf: leaf, ca: ca, peer: peer,
+		leaf: leaf, ca: ca, trust: trust, peer: peer,
 		tls: tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: crypto.Signer(id.key()), Leaf: leaf},
 	}, nil
 }
@@ -245,7 +305,7 @@ func (id *Identity) Self() Peer {
 	return Peer{}
 }
 
-// Pin is the fingerprint of the authority that this node believes, "" before Enroll.
+// Pin is the fingerprint of the authority that signed this node's certificate, "" before Enroll.
 func (id *Identity) Pin() string {
 	if c := id.current.Load(); c != nil {
 		return pinOf(c.ca)

@@ -82,21 +82,22 @@ func TestDamagedIdentityIsNeverReplaced(t *testing.T) {
 
 func TestCASurvivesRestart(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := LoadCA(dir); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := LoadCAs(dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("empty directory: %v", err)
 	}
 	ca := newCA(t, "alpha")
-	if err := ca.Save(dir); err != nil {
+	if err := SaveCAs(dir, ca); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(filepath.Join(dir, caKeyFile))
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Fatalf("ca.key: %v, %v", info, err)
 	}
-	again, err := LoadCA(dir)
-	if err != nil {
-		t.Fatal(err)
+	all, err := LoadCAs(dir)
+	if err != nil || len(all) != 1 {
+		t.Fatal(all, err)
 	}
+	again := all[0]
 	if again.Pin() != ca.Pin() || again.Swarm() != "alpha" || !strings.HasPrefix(ca.Pin(), "sha256:") || checkPin(ca.Pin()) != nil {
 		t.Errorf("loaded %v, saved %v", again, ca)
 	}

@@ -49,7 +49,7 @@ func TestMuxLeadsEachProtocolToItsListener(t *testing.T) {
 			if !errors.Is(err, ErrNoCertificate) {
 				t.Errorf("join: %v, %v", peer, err)
 			}
-		} else if peer != b.Self() {
+		} else if peer != shown(b) {
 			t.Errorf("%s: peer %+v, %v", proto, peer, err)
 		}
 		if _, err := client.Write([]byte(proto)); err != nil {

@@ -175,7 +175,7 @@ func (f OperatorFile) check() (operatorCredentials, error) {
 	if pinOf(ca) != f.Pin {
 		return none, fmt.Errorf("%w: it has %s, wanted %.80q", ErrWrongPin, pinOf(ca), f.Pin)
 	}
-	peer, err := verify(leaf, ca, f.Swarm, leaf.NotAfter)
+	peer, err := verify(leaf, f.Swarm, leaf.NotAfter, ca)
 	switch {
 	case err != nil:
 		return none, err
@@ -186,6 +186,15 @@ func (f OperatorFile) check() (operatorCredentials, error) {
 		return none, ErrWrongKey
 	}
 	return operatorCredentials{leaf: leaf, ca: ca}, nil
+}
+
+// Key names the operator's public key as Peer.Key does; "" if there is no certificate that can be read.
+func (f OperatorFile) Key() string {
+	leaf, err := parseCert(f.Certificate)
+	if err != nil {
+		return ""
+	}
+	return keyOf(leaf.RawSubjectPublicKeyInfo)
 }
 
 // NotAfter is when the operator's certificate ends; zero if there is none that can be read.
@@ -218,7 +227,10 @@ func (f OperatorFile) ClientConfig(now time.Time) (*tls.Config, error) {
 		if len(cs.PeerCertificates) == 0 {
 			return ErrNoCertificate
 		}
-		peer, err := verify(cs.PeerCertificates[0], creds.ca, f.Swarm, now)
+		peer, err := verify(cs.PeerCertificates[0], f.Swarm, now, creds.ca)
+		if errors.Is(err, ErrNotMember) {
+			err = fmt.Errorf("%w; if the swarm's CA was replaced, an admin makes a new file: offshoot operator add %s --role %s -o FILE", err, f.Name, f.Role)
+		}
 		if err == nil && peer.Role != RoleNode {
 			err = fmt.Errorf("%w: answered by %s", ErrWrongRole, peer)
 		}

@@ -57,7 +57,7 @@ func TestOperatorIsServedAtItsOwnDoorOnly(t *testing.T) {
 	}
 	defer func() { _ = server.Close() }()
 	peer, err := PeerOf(server.(muxConn).ConnectionState())
-	want := Peer{Swarm: "alpha", Role: RoleOperator, Operator: "alice", OperatorRole: OperatorOperate, Serial: peer.Serial}
+	want := Peer{Swarm: "alpha", Role: RoleOperator, Operator: "alice", OperatorRole: OperatorOperate, Serial: peer.Serial, Key: f.Key()}
 	if err != nil || peer != want || len(peer.Serial) != 32 {
 		t.Errorf("saw %+v, %v", peer, err)
 	}

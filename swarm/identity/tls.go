@@ -121,7 +121,7 @@ func verifyPinned(chain []*x509.Certificate, pin string) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotMember, err)
 	}
-	peer, err := verify(chain[0], ca, name, chain[0].NotAfter)
+	peer, err := verify(chain[0], name, chain[0].NotAfter, ca)
 	if err != nil {
 		return err
 	}
@@ -153,7 +153,7 @@ func (id *Identity) verifyPeer(l *link, cs tls.ConnectionState, role Role, expec
 	if len(cs.PeerCertificates) == 0 {
 		return ErrNoCertificate
 	}
-	peer, err := verify(cs.PeerCertificates[0], own.ca, own.peer.Swarm, id.now())
+	peer, err := verify(cs.PeerCertificates[0], own.peer.Swarm, id.now(), own.trust...)
 	switch {
 	case err != nil:
 		return err
@@ -163,6 +163,9 @@ func (id *Identity) verifyPeer(l *link, cs tls.ConnectionState, role Role, expec
 		return fmt.Errorf("%w: called %s, answered by %s", ErrWrongNode, expect, peer.Node)
 	}
 	l.proven(peer) // in this order, for the reason given there
+	if now := id.current.Load(); !now.trusts(peer.CA) {
+		return fmt.Errorf("%w: %s is trusted no more", ErrNotMember, peer.CA)
+	}
 	if err := id.refused(peer.Serial, peer); err != nil {
 		return fmt.Errorf("%w: serial %s of %s: %w", ErrRevoked, peer.Serial, peer, err)
 	}

@@ -22,7 +22,7 @@ func TestMembersKnowEachOther(t *testing.T) {
 	if m.client != nil || m.server != nil {
 		t.Fatalf("client %v, server %v", m.client, m.server)
 	}
-	if m.sawClient != b.Self() || m.sawServer != a.Self() {
+	if m.sawClient != shown(b) || m.sawServer != shown(a) {
 		t.Errorf("server saw %+v, client saw %+v", m.sawClient, m.sawServer)
 	}
 }
@@ -196,7 +196,7 @@ func TestRenewedCertificateIsUsedAtOnce(t *testing.T) {
 	if m.client != nil || m.server != nil {
 		t.Fatalf("%v, %v", m.client, m.server)
 	}
-	if m.sawClient != b.Self() || m.sawServer != a.Self() {
+	if m.sawClient != shown(b) || m.sawServer != shown(a) {
 		t.Error("the old certificates are still shown")
 	}
 	again, err := Open(Options{Dir: a.dir})

@@ -47,6 +47,8 @@ type Peer struct {
 	Role   Role         `json:"role"`
 	Node   swarm.NodeID `json:"node,omitempty"` // "" if Role is RoleOperator
 	Serial string       `json:"serial"`
+	Key    string       `json:"key"` // hex SHA-256 of the public key's SubjectPublicKeyInfo
+	CA     string       `json:"ca"`  // pin of the authority that signed it; "" from PeerOf, which believes nothing
 
 	Operator     string `json:"operator,omitempty"`      // name; "" unless Role is RoleOperator
 	OperatorRole string `json:"operator_role,omitempty"` // OperatorView, OperatorOperate or OperatorAdmin; likewise
@@ -69,13 +71,13 @@ func PeerOf(cs tls.ConnectionState) (Peer, error) {
 	return peerIn(cs.PeerCertificates[0])
 }
 
-// verify is the one place where a certificate is believed: signed by ca as a member or an operator of the named swarm, and
-// not over at now. What its role allows is the caller's to say.
+// verify is the one place where a certificate is believed: signed by one of cas as a member or an operator of the named swarm,
+// and not over at now. What its role allows is the caller's to say.
 //
 // A certificate from the future is accepted: the authority signed it, so its NotBefore has passed for whoever issued it,
 // and it is our clock that is behind. Freshly installed machines stand in 1970 or in 2000 until someone tells them the
 // time, and would otherwise be locked out of the very swarm that could.
-func verify(leaf, ca *x509.Certificate, swarmID string, now time.Time) (Peer, error) {
+func verify(leaf *x509.Certificate, swarmID string, now time.Time, cas ...*x509.Certificate) (Peer, error) {
 	peer, err := peerIn(leaf)
 	if err != nil {
 		return Peer{}, err
@@ -84,10 +86,12 @@ func verify(leaf, ca *x509.Certificate, swarmID string, now time.Time) (Peer, er
 		// Not yet proven, but the better explanation; refused it is in any case.
 		return Peer{}, fmt.Errorf("%w: %s, not %s", ErrOtherSwarm, peer.Swarm, swarmID)
 	}
-	roots := x509.NewCertPool()
-	roots.AddCert(ca)
-	at := latest(latest(now, leaf.NotBefore), ca.NotBefore)
-	_, err = leaf.Verify(x509.VerifyOptions{
+	roots, at := x509.NewCertPool(), latest(now, leaf.NotBefore)
+	for _, ca := range cas {
+		roots.AddCert(ca)
+		at = latest(at, ca.NotBefore)
+	}
+	chains, err := leaf.Verify(x509.VerifyOptions{
 		Roots:         roots,
 		Intermediates: x509.NewCertPool(),
 		CurrentTime:   at,
@@ -100,6 +104,7 @@ func verify(leaf, ca *x509.Certificate, swarmID string, now time.Time) (Peer, er
 	if err != nil {
 		return Peer{}, fmt.Errorf("%w: %w", ErrNotMember, err)
 	}
+	peer.CA = pinOf(chains[0][len(chains[0])-1])
 	return peer, nil
 }
 
@@ -110,7 +115,7 @@ func peerIn(leaf *x509.Certificate) (Peer, error) {
 	}
 	u := leaf.URIs[0]
 	role, name, _ := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
-	peer := Peer{Swarm: u.Host, Role: Role(role), Serial: formatSerial(leaf.SerialNumber)}
+	peer := Peer{Swarm: u.Host, Role: Role(role), Serial: formatSerial(leaf.SerialNumber), Key: keyOf(leaf.RawSubjectPublicKeyInfo)}
 	valid := peer.Role.life() != 0 && checkSwarm(peer.Swarm) == nil
 	if peer.Role == RoleOperator {
 		peer.Operator, peer.OperatorRole, _ = strings.Cut(name, "/")

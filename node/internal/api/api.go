@@ -41,8 +41,9 @@ type Desk interface {
 	Propose(ctx context.Context, actor string, op swarm.Op) (swarm.Result, error)
 	// Leave begins to hand everything over and to stop; it returns when that is done, or cannot be.
 	Leave(ctx context.Context, actor string) error
-	// Evict puts a node out for good: certificate revoked, gossip key changed. The caller has checked that it is safe.
-	Evict(ctx context.Context, actor string, node swarm.NodeID) error
+	// Evict puts a node out for good: certificate revoked, gossip key changed. With rotateCA the swarm gets a new CA as well,
+	// with this pin. The caller has checked that it is safe.
+	Evict(ctx context.Context, actor string, node swarm.NodeID, rotateCA bool) (pin string, err error)
 	// AddOperator makes a certificate with its key. The file is the secret; it is kept nowhere.
 	AddOperator(ctx context.Context, actor, name, role string) (file []byte, err error)
 	// RotateKeys begins to change the gossip key.

@@ -65,9 +65,13 @@ func (c *clerk) Propose(_ context.Context, actor string, op swarm.Op) (swarm.Res
 
 func (c *clerk) Leave(_ context.Context, actor string) error { c.note(actor, "leave"); return c.err }
 
-func (c *clerk) Evict(_ context.Context, actor string, n swarm.NodeID) error {
+func (c *clerk) Evict(_ context.Context, actor string, n swarm.NodeID, rotateCA bool) (string, error) {
+	if rotateCA {
+		c.note(actor, "evict %s and replace the CA", n)
+		return "sha256:new", c.err
+	}
 	c.note(actor, "evict %s", n)
-	return c.err
+	return "", c.err
 }
 
 func (c *clerk) AddOperator(_ context.Context, actor, name, role string) ([]byte, error) {

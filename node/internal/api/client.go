@@ -147,9 +147,12 @@ func (c *Client) SetVoters(ctx context.Context, n int) error {
 	return c.call(ctx, "POST", "/v1/voters", VotersRequest{n}, nil)
 }
 
-// Evict puts a node out for good. A refusal for its risks matches status.ErrUnsafe; force accepts them.
-func (c *Client) Evict(ctx context.Context, id string, force bool) error {
-	return c.call(ctx, "POST", "/v1/nodes/"+url.PathEscape(id)+"/evict", EvictRequest{force}, nil)
+// Evict puts a node out for good. A refusal for its risks matches status.ErrUnsafe; force in the request accepts them. The pin is
+// that of the new CA, if one was asked for.
+func (c *Client) Evict(ctx context.Context, id string, r EvictRequest) (pin string, err error) {
+	var answer evictAnswer
+	err = c.call(ctx, "POST", "/v1/nodes/"+url.PathEscape(id)+"/evict", r, &answer)
+	return answer.Pin, err
 }
 
 // Trust takes a node out of quarantine, by name or id.

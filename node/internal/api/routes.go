@@ -259,7 +259,13 @@ func voters(q *request) (any, error) {
 
 // EvictRequest is the body of POST /v1/nodes/{node}/evict.
 type EvictRequest struct {
-	Force bool `json:"force,omitempty"` // the operator has seen the risks
+	Force    bool `json:"force,omitempty"`     // the operator has seen the risks
+	RotateCA bool `json:"rotate_ca,omitempty"` // replace the swarm's CA too, because its key went with the node
+}
+
+// evictAnswer says what the swarm is known by afterwards.
+type evictAnswer struct {
+	Pin string `json:"pin,omitempty"` // of the new CA
 }
 
 // evict checks again what the operator's terminal has shown: the swarm may have changed since, and other clients may not have looked.
@@ -268,7 +274,7 @@ func evict(q *request) (any, error) {
 	if err := q.read(&body); err != nil {
 		return nil, err
 	}
-	plan, err := q.desk.Status(q.Context()).PlanEviction(q.PathValue("node"))
+	plan, err := q.desk.Status(q.Context()).PlanEviction(q.PathValue("node"), body.RotateCA)
 	switch {
 	case errors.Is(err, status.ErrUnsafe):
 		return nil, err
@@ -278,7 +284,8 @@ func evict(q *request) (any, error) {
 	if err := plan.Check(body.Force); err != nil {
 		return nil, err
 	}
-	return nil, q.desk.Evict(q.Context(), q.caller.Actor(), swarm.NodeID(plan.Node.ID))
+	pin, err := q.desk.Evict(q.Context(), q.caller.Actor(), swarm.NodeID(plan.Node.ID), body.RotateCA)
+	return evictAnswer{pin}, err
 }
 
 func trust(q *request) (any, error) {

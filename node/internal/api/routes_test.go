@@ -60,6 +60,9 @@ func crowd() status.Status {
 	}
 }
 
+// second is the error of a call that returns something besides.
+func second[T any](_ T, err error) error { return err }
+
 func TestClientAndServerAgreeOnEveryDecision(t *testing.T) {
 	t.Parallel()
 	desk := &clerk{state: crowd()}
@@ -69,11 +72,14 @@ func TestClientAndServerAgreeOnEveryDecision(t *testing.T) {
 		c.Arm(ctx, mac, ArmRequest{Profile: "p", Disk: "smallest", Wipe: true}), c.Name(ctx, mac, "web"), c.Hold(ctx, mac, "smells"), c.SetVoters(ctx, 3),
 		c.Trust(ctx, "m2"), c.RevokeOperator(ctx, "alice"), c.RevokeTicket(ctx, "7c1f"), c.ReserveAddress(ctx, mac, addr), c.UnreserveAddress(ctx, mac, addr),
 		c.SetPools(ctx, "s1", []Range{{addr, last}}), c.SetPools(ctx, "s/1", nil), c.MoveDuty(ctx, "s1", "m3"),
-		c.Evict(ctx, "a2", false), c.RotateKeys(ctx), c.RestoreSnapshot(ctx, strings.NewReader("all")), c.Leave(ctx),
+		second(c.Evict(ctx, "a2", EvictRequest{})), c.RotateKeys(ctx), c.RestoreSnapshot(ctx, strings.NewReader("all")), c.Leave(ctx),
 	} {
 		if err != nil {
 			t.Errorf("%d: %v", i, err)
 		}
+	}
+	if pin, err := c.Evict(ctx, "a2", EvictRequest{RotateCA: true}); err != nil || pin != "sha256:new" {
+		t.Errorf("pin %q, %v", pin, err)
 	}
 	if file, err := c.AddOperator(ctx, "bob", status.OperatorView); err != nil || string(file) != "the secret of bob" {
 		t.Errorf("file %q, %v", file, err)
@@ -89,7 +95,7 @@ func TestClientAndServerAgreeOnEveryDecision(t *testing.T) {
 	if !reflect.DeepEqual(desk.ops, want) {
 		t.Errorf("decided %+v", desk.ops)
 	}
-	if did := []string{"evict a2", "rotate", "restore all", "leave", "add bob view"}; !slices.Equal(desk.did, did) {
+	if did := []string{"evict a2", "rotate", "restore all", "leave", "evict a2 and replace the CA", "add bob view"}; !slices.Equal(desk.did, did) {
 		t.Errorf("did %q, want %q", desk.did, did)
 	}
 	for _, actor := range desk.actors {
@@ -124,15 +130,15 @@ func TestUnsafeEvictionIsRefusedByTheNodeUnlessForced(t *testing.T) {
 	state.Nodes[2].State = status.NodeGone
 	desk := &clerk{state: state}
 	c := NewClient(serve(t, desk))
-	err := c.Evict(t.Context(), "a2", false)
+	_, err := c.Evict(t.Context(), "a2", EvictRequest{})
 	if !errors.Is(err, status.ErrUnsafe) || !strings.Contains(err.Error(), "no other living node is on it") || len(desk.did) != 0 {
 		t.Errorf("got %v, did %q", err, desk.did)
 	}
-	if err := c.Evict(t.Context(), "a2", true); err != nil || !slices.Equal(desk.did, []string{"evict a2"}) {
+	if _, err := c.Evict(t.Context(), "a2", EvictRequest{Force: true}); err != nil || !slices.Equal(desk.did, []string{"evict a2"}) {
 		t.Errorf("forced: %v, did %q", err, desk.did)
 	}
 	for _, node := range []string{"a1", "a9"} { // the last voter, and nobody
-		if err := c.Evict(t.Context(), node, true); err == nil || len(desk.did) != 1 {
+		if _, err := c.Evict(t.Context(), node, EvictRequest{Force: true}); err == nil || len(desk.did) != 1 {
 			t.Errorf("%s: %v, did %q", node, err, desk.did)
 		}
 	}

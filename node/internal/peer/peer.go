@@ -43,8 +43,10 @@ type Service interface {
 	RenewCertificate(ctx context.Context, from swarm.NodeID, csr []byte) ([]byte, error)
 	// IssueOperator makes the file of an operator, if this node leads.
 	IssueOperator(ctx context.Context, from swarm.NodeID, r OperatorRequest) ([]byte, error)
-	// Authority takes the CA's key, which only the leader may bring.
-	Authority(ctx context.Context, from swarm.NodeID, key []byte) error
+	// Authority takes the keys of the CA, and of one that is replacing it, which only the leader may bring.
+	Authority(ctx context.Context, from swarm.NodeID, keys []byte) error
+	// ReplaceAuthority begins to replace the CA, if this node leads. The answer is the new pin.
+	ReplaceAuthority(ctx context.Context, from swarm.NodeID, r AuthorityRequest) ([]byte, error)
 	// Feed writes what was decided after an index of the ledger, and goes on until ctx ends.
 	Feed(ctx context.Context, from swarm.NodeID, after uint64, w io.Writer, flush func()) error
 	// Deliver takes DHCP packets that the former holder of a duty kept for this node.
@@ -107,6 +109,13 @@ func Handler(s Service, who func(tls.ConnectionState) (swarm.NodeID, error), art
 	})
 	route("PUT /v1/authority", func(ctx context.Context, from swarm.NodeID, _ *http.Request, body []byte) ([]byte, error) {
 		return nil, s.Authority(ctx, from, body)
+	})
+	route("POST /v1/authority", func(ctx context.Context, from swarm.NodeID, _ *http.Request, body []byte) ([]byte, error) {
+		var r AuthorityRequest
+		if err := json.Unmarshal(body, &r); err != nil {
+			return nil, fmt.Errorf("authority: %w: %w", ErrRefused, err)
+		}
+		return s.ReplaceAuthority(ctx, from, r)
 	})
 	route("GET /v1/pulse", func(context.Context, swarm.NodeID, *http.Request, []byte) ([]byte, error) { return s.Pulse() })
 	route("GET /v1/traces/{mac}", func(_ context.Context, _ swarm.NodeID, r *http.Request, _ []byte) ([]byte, error) {
@@ -185,6 +194,12 @@ type OperatorRequest struct {
 	Actor string `json:"actor"`
 	Name  string `json:"name"`
 	Role  string `json:"role"`
+}
+
+// AuthorityRequest asks for a new CA. Actor is the operator who wants it.
+type AuthorityRequest struct {
+	Actor  string `json:"actor"`
+	Reason string `json:"reason"`
 }
 
 type delivery struct {
@@ -295,9 +310,18 @@ func (c *Client) IssueOperator(ctx context.Context, addr string, r OperatorReque
 }
 
 // Authority brings the CA's key to a node that is to vote.
-func (c *Client) Authority(ctx context.Context, addr string, key []byte) error {
-	_, err := c.call(ctx, addr, "PUT", "/v1/authority", key)
+func (c *Client) Authority(ctx context.Context, addr string, keys []byte) error {
+	_, err := c.call(ctx, addr, "PUT", "/v1/authority", keys)
 	return err
+}
+
+// ReplaceAuthority asks the leader for a new CA.
+func (c *Client) ReplaceAuthority(ctx context.Context, addr string, r AuthorityRequest) ([]byte, error) {
+	body, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	return c.call(ctx, addr, "POST", "/v1/authority", body)
 }
 
 // Pulse asks how far a node's copy of the ledger is.

@@ -53,6 +53,9 @@ func (f *far) Authority(_ context.Context, from swarm.NodeID, key []byte) error 
 	_, err := f.note("authority %s %s", from, key)
 	return err
 }
+func (f *far) ReplaceAuthority(_ context.Context, from swarm.NodeID, r AuthorityRequest) ([]byte, error) {
+	return f.note("replace authority %s %s %s", from, r.Actor, r.Reason)
+}
 func (f *far) IssueOperator(_ context.Context, from swarm.NodeID, r OperatorRequest) ([]byte, error) {
 	return f.note("operator %s %s %s %s", from, r.Actor, r.Name, r.Role)
 }
