@@ -39,7 +39,7 @@ esac
 
 // A lease is renewed after a second or two, and asked for from everybody soon after, whatever the server says.
 const dhclientConf = `timeout 4; retry 1; backoff-cutoff 2; initial-interval 1; reboot 2; select-timeout 0;
-supersede dhcp-renewal-time 2; supersede dhcp-rebinding-time 5;
+supersede dhcp-renewal-time 2; supersede dhcp-rebinding-time 12;
 `
 
 // NewCrowd lets so many new machines per second ask, of so many different ones.

@@ -67,6 +67,7 @@ func (m *memory) Bind(ctx context.Context, b Binding) error {
 		return errTaken
 	}
 	delete(m.holders, m.bindings[b.MAC].Addr)
+	b.Left = b.Expires.Sub(m.now())
 	m.bindings[b.MAC], m.holders[b.Addr] = b, b.MAC
 	return nil
 }

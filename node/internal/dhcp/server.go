@@ -47,6 +47,7 @@ type Server struct {
 	stock  *stock
 	turns  turns
 	alarm  alarm
+	right  right
 	traced bool // somebody reads traces
 	ready  chan struct{}
 }
@@ -116,6 +117,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	defer stop()
 	helpers.Go(func() { s.stock.run(ctx) })
 	helpers.Go(func() { s.tidy(ctx) })
+	helpers.Go(func() { s.right.watch(ctx, s.o.Duty) })
 	err = s.receive(ctx, l)
 	if err == nil || ctx.Err() != nil {
 		return nil
@@ -341,6 +343,7 @@ func (s *Server) commit(ctx context.Context, mac swarm.MAC, plan Plan) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, commitTime)
 	defer cancel()
+	defer s.right.whileHeld(cancel)()
 	if plan.Release.IsValid() {
 		if err := s.o.Ledger.Release(ctx, mac, plan.Release); err != nil {
 			return fmt.Errorf("release %s: %w", plan.Release, err)
