@@ -116,10 +116,10 @@ bench: ## the figures of the project, measured here and now (as root)
 	go run ./e2e/bench
 
 .PHONY: bench-lease
-bench-lease: ## leases beside Kea and dnsmasq, in the same namespaces (as root)
+bench-lease: ## leases beside Kea and dnsmasq, and the size of a datacentre (as root; PARTS='alone together size' for some)
 	.ci/deps build wire bench
 	$(MAKE) build
-	go run ./e2e/bench lease
+	go run ./e2e/bench lease $(PARTS)
 
 .PHONY: fuzz
 fuzz: $(IPXE) ## every fuzz target for a minute (FUZZTIME=10m for longer)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"runtime"
 	"testing"
 	"time"
@@ -11,7 +12,7 @@ import (
 	"offshoot/swarm"
 )
 
-// The size of a datacentre, for the benchmarks: `make bench` prints them beside their limits.
+// The size of a datacentre, for the benchmarks: `make bench-lease` prints them beside their limits.
 const (
 	scaleNodes    = 1000
 	scaleMachines = 10_000
@@ -86,10 +87,25 @@ func BenchmarkStatusOfADatacentre(b *testing.B) {
 		}
 	}
 	b.StopTimer()
+	b.ReportMetric(residentMB(b), "MB-resident") // garbage and the test itself included
 	var m runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&m)
 	b.ReportMetric(float64(m.HeapInuse)/1e6, "MB-heap")
+}
+
+// residentMB is the memory of this process.
+func residentMB(b *testing.B) float64 {
+	b.Helper()
+	data, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		b.Fatal(err)
+	}
+	var size, resident int
+	if _, err := fmt.Sscan(string(data), &size, &resident); err != nil {
+		b.Fatal(err)
+	}
+	return float64(resident*os.Getpagesize()) / 1e6
 }
 
 // BenchmarkRestartWithManyLeases is the time from opening the ledger to its first new decision, with 100,000 leases in it.

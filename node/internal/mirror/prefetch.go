@@ -1,0 +1,48 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Prefetch brings one file of a repository here, as if a client had asked for it: metadata is revalidated, an index is
+// read. What Served reported of a first install, in that order, makes the next one independent of every source.
+func (m *Mirror) Prefetch(ctx context.Context, repo, path string) error {
+	if err := m.prefetch(ctx, repo, path); err != nil {
+		return fmt.Errorf("prefetch %s/%s: %w", repo, path, err)
+	}
+	return nil
+}
+
+func (m *Mirror) prefetch(ctx context.Context, repo, path string) error {
+	r := m.repo(repo)
+	if r == nil {
+		return errors.New("no such repository")
+	}
+	path, err := cleanName(path)
+	if err != nil {
+		return err
+	}
+	t := r.lookupMetadata("", path)
+	if dir, name, ok := mutableFile(path); ok && t == nil {
+		_, err := r.state(ctx, "", dir, name, 0)
+		return err
+	}
+	if t == nil {
+		if t, err = r.find(ctx, "", path, 0); err != nil {
+			return err
+		}
+	}
+	if t == nil {
+		return fmt.Errorf("nothing names it: %w", errMissing)
+	}
+	if err := r.bring(ctx, t, 0); err != nil {
+		return err
+	}
+	if t.isIndex {
+		t.root.hold(t.name)
+		_, err = r.index(ctx, t, 0, true)
+	}
+	return err
+}

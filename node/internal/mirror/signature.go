@@ -1,0 +1,124 @@
+package mirror
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
+)
+
+// maxSignatures: Debian signs with three keys.
+const maxSignatures = 16
+
+// keyring checks signatures; nil believes everything, and says so.
+type keyring struct {
+	keys openpgp.EntityList
+	now  func() time.Time
+}
+
+// readKeyring reads keys, armored or not, as they lie in /usr/share/keyrings.
+func readKeyring(paths []string, now func() time.Time) (*keyring, error) {
+	if len(paths) == 0 {
+		return nil, nil
+	}
+	k := &keyring{now: now}
+	for _, p := range paths {
+		data, err := os.ReadFile(p)
+		if err != nil {
+			return nil, fmt.Errorf("keyring: %w", err)
+		}
+		read := openpgp.ReadKeyRing
+		if bytes.Contains(data, []byte("-----BEGIN PGP")) {
+			read = openpgp.ReadArmoredKeyRing
+		}
+		keys, err := read(bytes.NewReader(data))
+		if err != nil {
+			return nil, fmt.Errorf("keyring %s: %w", p, err)
+		}
+		k.keys = append(k.keys, keys...)
+	}
+	return k, nil
+}
+
+// splitClear takes a clear-signed message apart. Nothing may stand before or after it: apt and we must not read
+// different texts in one file (CVE-2018-1000009 and its like).
+func splitClear(data []byte) (*clearsign.Block, error) {
+	if !bytes.HasPrefix(data, []byte("-----BEGIN PGP SIGNED MESSAGE-----")) {
+		if looksLikeHTML(data) {
+			return nil, errPortal
+		}
+		return nil, errors.New("it is not clear-signed")
+	}
+	block, rest := clearsign.Decode(data)
+	if block == nil {
+		return nil, errors.New("the clear-signed message is damaged")
+	}
+	if len(bytes.TrimSpace(rest)) > 0 {
+		return nil, errors.New("something follows the signature")
+	}
+	return block, nil
+}
+
+// clear checks a clear-signed message and returns its text and who vouches for it.
+func (k *keyring) clear(data []byte) (text []byte, by string, err error) {
+	block, err := splitClear(data)
+	if err != nil {
+		return nil, "", err
+	}
+	by, err = k.check(block.Bytes, block.ArmoredSignature.Body)
+	return block.Plaintext, by, err
+}
+
+// detached checks a signature that stands beside its text, armored.
+func (k *keyring) detached(text, signature []byte) (by string, err error) {
+	if k == nil {
+		return unverified, nil
+	}
+	block, err := armor.Decode(bytes.NewReader(signature))
+	if err != nil {
+		return "", fmt.Errorf("signature: %w", err)
+	}
+	return k.check(text, block.Body)
+}
+
+// check wants one good signature by a key that we know. The others may be by keys that are newer than our keyring.
+func (k *keyring) check(text []byte, signatures io.Reader) (string, error) {
+	if k == nil {
+		return unverified, nil
+	}
+	var causes []error
+	packets := packet.NewReader(signatures)
+	for range maxSignatures {
+		p, err := packets.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			causes = append(causes, err)
+			break
+		}
+		sig, ok := p.(*packet.Signature)
+		if !ok {
+			causes = append(causes, errors.New("something else stands among the signatures"))
+			break
+		}
+		var one bytes.Buffer
+		if err := sig.Serialize(&one); err != nil {
+			causes = append(causes, err)
+			continue
+		}
+		signer, err := openpgp.CheckDetachedSignature(k.keys, bytes.NewReader(text), &one, &packet.Config{Time: k.now})
+		if err == nil {
+			return "signed by " + signer.PrimaryKey.KeyIdString(), nil
+		}
+		causes = append(causes, err)
+	}
+	return "", fmt.Errorf("no good signature by a known key: %w", errors.Join(causes...))
+}
