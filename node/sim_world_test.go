@@ -176,7 +176,11 @@ func (n *simNode) running() *core {
 // stations are the services of a post: only DHCP, on a link that the oracle listens to.
 func (n *simNode) stations(p *post) []station {
 	return []station{{name: "dhcp", answers: true, open: func() (task.Task, error) {
-		return giving(p, n.running().replica, dhcp.Options{
+		c := n.running()
+		if c == nil {
+			return nil, errors.New("the machine is down")
+		}
+		return giving(p, c.replica, dhcp.Options{
 			Config: dhcp.Config{Interface: "eth0"},
 			Listen: func(dhcp.Config) (dhcp.Link, error) { return n.link(p) },
 			Probe:  func(context.Context, netip.Addr) (net.HardwareAddr, error) { return nil, nil },
