@@ -139,25 +139,21 @@ func (c *core) sees(id swarm.NodeID) sight {
 	if id == c.id {
 		return seen
 	}
-	for _, m := range c.gossip.Members() {
-		if m.ID == id {
-			if m.State == gossip.Alive {
-				return seen
-			}
-			return lost
-		}
+	switch m, ok := c.gossip.Member(id); {
+	case !ok:
+		return unseen
+	case m.State == gossip.Alive:
+		return seen
 	}
-	return unseen
+	return lost
 }
 
 func (c *core) alive(id swarm.NodeID) bool { return c.sees(id) == seen }
 
 // goneFor is how long gossip has not seen a node. One that it has never seen counts from when this node came up.
 func (c *core) goneFor(id swarm.NodeID) time.Duration {
-	for _, m := range c.gossip.Members() {
-		if m.ID == id {
-			return time.Since(m.Since)
-		}
+	if m, ok := c.gossip.Member(id); ok {
+		return time.Since(m.Since)
 	}
 	return c.clock() - c.started
 }
@@ -201,13 +197,20 @@ func checkSnapshot(r io.Reader, now swarm.View) error {
 // feedPause is the time between two attempts to be fed.
 const feedPause = 500 * time.Millisecond
 
+// feedGood is how long a feed must have lasted for its end to be no fault of who was chosen.
+const feedGood = 10 * time.Second
+
 // follow keeps this node's state up to date while it takes no part in raft: another node, best the holder of its segment,
 // sends it what was decided.
 func (c *core) follow(ctx context.Context) error {
 	for round := 0; ; round++ {
 		if !c.replica.ledger.Member() {
+			began := c.clock()
 			if err := c.beFed(ctx, round); err != nil && ctx.Err() == nil {
 				c.log.Debug("feed ended", "error", err)
+			}
+			if c.clock()-began > feedGood {
+				round = -1 // the best one first again
 			}
 		}
 		select {

@@ -42,7 +42,7 @@ func BenchmarkLeaderOfASwarm(b *testing.B) {
 }
 
 func measureLeader(b *testing.B, nodes int, duty bool) {
-	defer debug.SetGCPercent(debug.SetGCPercent(mostPercent / 2)) // real nodes are patient, too (heap.go); the memory is shared
+	defer debug.SetGCPercent(debug.SetGCPercent(leastPercent)) // as of a node with much in it (heap.go)
 	w := newScaleSwarm(b, nodes)
 	defer w.end()
 	w.begin(duty)

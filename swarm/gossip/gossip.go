@@ -321,6 +321,9 @@ const rejoinAtOnce = 3
 // forgotten first.
 func (g *Gossip) Members() []Member { return g.table.list() }
 
+// Member is one of them.
+func (g *Gossip) Member(id swarm.NodeID) (Member, bool) { return g.table.get(id) }
+
 // Watch returns a channel that is closed at the next change of Members. Take it, then look.
 func (g *Gossip) Watch() <-chan struct{} { return g.table.watch() }
 

@@ -163,6 +163,16 @@ func (t *table) list() []Member {
 	return members
 }
 
+func (t *table) get(id swarm.NodeID) (Member, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r, ok := t.rows[id]
+	if !ok {
+		return Member{}, false
+	}
+	return r.Member, true
+}
+
 func (t *table) alive() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
