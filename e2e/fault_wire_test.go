@@ -92,7 +92,8 @@ func play(t *testing.T, faults []fault) *crisis {
 	return c
 }
 
-func newCrisis(ctx context.Context, t *testing.T) *crisis {
+// threeVoters is a world with a swarm of three, whose seed is gone. It ends with the test.
+func threeVoters(ctx context.Context, t *testing.T) (*story.World, story.Small, *story.Trio) {
 	t.Helper()
 	lab.Need(t, "perfdhcp", "dhclient")
 	w, small := world(t)
@@ -107,7 +108,14 @@ func newCrisis(ctx context.Context, t *testing.T) *crisis {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return w, small, trio
+}
+
+func newCrisis(ctx context.Context, t *testing.T) *crisis {
+	t.Helper()
+	w, _, trio := threeVoters(ctx, t)
 	c := &crisis{Trio: trio, t: t, seed: 1}
+	var err error
 	if c.crowd, err = w.NewCrowd(ctx, 10, 60); err != nil {
 		t.Fatal(err)
 	}

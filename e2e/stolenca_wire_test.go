@@ -95,19 +95,8 @@ type heist struct {
 
 func newHeist(ctx context.Context, t *testing.T) *heist {
 	t.Helper()
-	lab.Need(t, "perfdhcp", "dhclient")
-	w, small := world(t)
-	trio, err := w.NewTrio(ctx, small)
-	if trio != nil {
-		t.Cleanup(func() {
-			if err := trio.Off(); err != nil {
-				t.Errorf("a node ended by itself: %v", err)
-			}
-		})
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	w, small, trio := threeVoters(ctx, t)
+	var err error
 	h := &heist{crisis: &crisis{Trio: trio, t: t, seed: 1}, small: small, open: map[string]*tls.Conn{}, loot: filepath.Join(w.Lab.Dir(), "seed")}
 	h.siege = &siege{World: w, t: t, m1: trio.Machine("m1"), small: small}
 	s := h.siege.status(ctx)

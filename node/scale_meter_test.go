@@ -6,10 +6,64 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
 )
+
+// What goes in and out at a node.
+const (
+	replicating = iota
+	feeding
+	gossiping
+	calling
+)
+
+var kinds = [...]string{replicating: "raft", feeding: "feeds", gossiping: "gossip", calling: "calls"}
+
+type traffic struct{ bytes, count [len(kinds)]atomic.Int64 }
+
+type reading struct{ bytes, count [len(kinds)]int64 }
+
+func (t *traffic) read() (r reading) {
+	for i := range kinds {
+		r.bytes[i], r.count[i] = t.bytes[i].Load(), t.count[i].Load()
+	}
+	return r
+}
+
+// count notes what travels between this node and an address, at both.
+func (n *scaleNode) count(address string, kind, bytes int) {
+	for _, at := range []*scaleNode{n, n.swarm.byHost[hostOf(address)]} {
+		if at != nil {
+			at.traffic.bytes[kind].Add(int64(bytes))
+			at.traffic.count[kind].Add(1)
+		}
+	}
+}
+
+// metered counts both directions of a connection at the side that dialed.
+func (n *scaleNode) metered(conn net.Conn, address string, kind int) net.Conn {
+	return &meteredConn{conn, func(bytes int) { n.count(address, kind, bytes) }}
+}
+
+type meteredConn struct {
+	net.Conn
+	count func(bytes int)
+}
+
+func (c *meteredConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.count(n)
+	return n, err
+}
+
+func (c *meteredConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.count(n)
+	return n, err
+}
 
 // meteredGossip counts datagrams and streams at the side that sends or dials.
 type meteredGossip struct {
