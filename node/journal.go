@@ -1,7 +1,7 @@
 package node
 
 import (
-	"slices"
+	"container/list"
 	"sync"
 	"time"
 
@@ -18,34 +18,56 @@ const (
 // journal remembers what machines asked and what they were answered, for `machine why`: in memory, the last traces of the
 // machines that asked last. It is safe for concurrent use.
 type journal struct {
-	mu     sync.Mutex
-	traces map[swarm.MAC][]status.Trace
-	order  []swarm.MAC // who asked last is last
+	mu    sync.Mutex
+	pages map[swarm.MAC]*list.Element // of order
+	order *list.List                  // of *page; who asked last is last
 }
 
-func newJournal() *journal { return &journal{traces: map[swarm.MAC][]status.Trace{}} }
+// page has the traces of one machine.
+type page struct {
+	mac    swarm.MAC
+	traces []status.Trace // a ring once it is full
+	oldest int
+}
 
-// add keeps a trace.
+func newJournal() *journal { return &journal{pages: map[swarm.MAC]*list.Element{}, order: list.New()} }
+
+// add keeps a trace. It is called for every packet.
 func (j *journal) add(at time.Time, mac swarm.MAC, proto, what, answer, reason string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if i := slices.Index(j.order, mac); i >= 0 {
-		j.order = slices.Delete(j.order, i, i+1)
-	} else if len(j.order) >= tracedMachines {
-		delete(j.traces, j.order[0])
-		j.order = j.order[1:]
+	p := j.pageOf(mac)
+	t := status.Trace{Time: at, MAC: string(mac), Proto: proto, What: what, Answer: answer, Reason: reason}
+	if len(p.traces) < tracesPerMachine {
+		p.traces = append(p.traces, t)
+		return
 	}
-	j.order = append(j.order, mac)
-	kept := j.traces[mac]
-	if len(kept) >= tracesPerMachine {
-		kept = slices.Delete(kept, 0, len(kept)-tracesPerMachine+1)
+	p.traces[p.oldest] = t
+	p.oldest = (p.oldest + 1) % tracesPerMachine
+}
+
+// pageOf is the page of a machine that asks now. The caller holds mu.
+func (j *journal) pageOf(mac swarm.MAC) *page {
+	if e, known := j.pages[mac]; known {
+		j.order.MoveToBack(e)
+		return e.Value.(*page)
 	}
-	j.traces[mac] = append(kept, status.Trace{Time: at, MAC: string(mac), Proto: proto, What: what, Answer: answer, Reason: reason})
+	if j.order.Len() >= tracedMachines {
+		delete(j.pages, j.order.Remove(j.order.Front()).(*page).mac)
+	}
+	p := &page{mac: mac}
+	j.pages[mac] = j.order.PushBack(p)
+	return p
 }
 
 // of returns the traces of a machine, the oldest first.
 func (j *journal) of(mac swarm.MAC) []status.Trace {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return slices.Clone(j.traces[mac])
+	e, known := j.pages[mac]
+	if !known {
+		return nil
+	}
+	p := e.Value.(*page)
+	return append(append([]status.Trace(nil), p.traces[p.oldest:]...), p.traces[:p.oldest]...)
 }

@@ -152,19 +152,16 @@ func (l *leases) commit(ctx context.Context, all []swarm.Lease) ([]error, error)
 	if err != nil {
 		return nil, err
 	}
-	var refusals []string
+	var refusals map[int]string
 	if err := result.Decode(&refusals); err != nil {
 		return nil, err
 	}
-	if len(refusals) != len(all) {
-		return nil, fmt.Errorf("%d bindings were proposed, %d answered", len(all), len(refusals))
-	}
 	out := make([]error, len(all))
-	for i, text := range refusals {
-		if text == "" {
-			l.ages.made(all[i].Addr, asked)
-		} else {
+	for i, lease := range all {
+		if text, refused := refusals[i]; refused {
 			out[i] = errors.New(text)
+		} else {
+			l.ages.made(lease.Addr, asked)
 		}
 	}
 	return out, nil
@@ -275,32 +272,47 @@ func (l *leases) Run(ctx context.Context) error {
 	return nil
 }
 
-// gatherTime is the least time between the beginnings of two writes. A command costs as much as several leases: under load it
-// pays to wait for company.
-const gatherTime = time.Millisecond
+// Times between the beginnings of two writes. A command costs as much as several leases: under load it pays to wait for
+// company, and the more there was the last time, the more there will be.
+const (
+	gatherTime = time.Millisecond       // at least
+	gatherEach = 250 * time.Microsecond // for each binding of the last write
+	gatherMost = 5 * time.Millisecond
+)
 
 // pace keeps writes apart: the first one after a while begins at once. It is safe for concurrent use.
 type pace struct {
 	mu   sync.Mutex
+	last time.Time // when the last write began, or begins
 	next time.Time
 }
 
 // wait returns when the next write may begin, or ctx ends.
 func (p *pace) wait(ctx context.Context) {
 	p.mu.Lock()
-	begin := time.Now()
-	if p.next.After(begin) {
-		begin = p.next
+	p.last = time.Now()
+	if p.next.After(p.last) {
+		p.last = p.next
 	}
-	p.next = begin.Add(gatherTime)
+	p.next = p.last.Add(gatherTime)
+	left := time.Until(p.last)
 	p.mu.Unlock()
-	if left := time.Until(begin); left > 0 {
+	if left > 0 {
 		timer := time.NewTimer(left)
 		defer timer.Stop()
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
 		}
+	}
+}
+
+// wrote says how many bindings went with the write that began last.
+func (p *pace) wrote(count int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if next := p.last.Add(min(time.Duration(count)*gatherEach, gatherMost)); next.After(p.next) {
+		p.next = next
 	}
 }
 
@@ -328,6 +340,7 @@ const knownBy = time.Hour
 // command is tried again until its outcome is known, and comes true once at most.
 func (l *leases) write(ctx context.Context, first pending) {
 	all, next := l.gather(first)
+	l.pace.wrote(len(all))
 	bounded, cancel := context.WithTimeout(ctx, knownBy)
 	defer cancel()
 	refusals, err := make([]error, len(all)), error(nil)

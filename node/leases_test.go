@@ -113,7 +113,13 @@ func TestALoneWriteWaitsForNobodyAndManyKeepApart(t *testing.T) {
 		at(0)
 		at(gatherTime)
 		at(2 * gatherTime)
+		p.wrote(1) // a lone lease does not hold up the next
+		at(3 * gatherTime)
+		p.wrote(int(gatherTime/gatherEach) + 4)
+		at(4*gatherTime + 4*gatherEach)
+		p.wrote(batchMost)
+		at(4*gatherTime + 4*gatherEach + gatherMost)
 		<-time.After(time.Second)
-		at(time.Second + 2*gatherTime)
+		at(time.Second + 4*gatherTime + 4*gatherEach + gatherMost)
 	})
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"hash/maphash"
@@ -73,8 +74,8 @@ func (m *mailbox) listen(open func(dhcp.Config) (dhcp.Link, error)) func(dhcp.Co
 
 // carry reads the link until it is closed.
 func (m *mailbox) carry(card dhcp.Link, d *slot) {
+	buf := make([]byte, maxMail)
 	for {
-		buf := make([]byte, maxMail)
 		n, unicast, err := card.Receive(buf)
 		if err != nil {
 			select {
@@ -83,7 +84,7 @@ func (m *mailbox) carry(card dhcp.Link, d *slot) {
 			}
 			return
 		}
-		m.sort(letter{raw: buf[:n], unicast: unicast}, d)
+		m.sort(letter{raw: bytes.Clone(buf[:n]), unicast: unicast}, d)
 	}
 }
 

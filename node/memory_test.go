@@ -102,7 +102,7 @@ func TestJournalKeepsTheLastTracesOfTheMachinesThatAskedLast(t *testing.T) {
 	}
 	add(mac1) // asks again: not the oldest any more
 	add(mac2)
-	if len(j.of(mac1)) == 0 || len(j.of(mac2)) == 0 || len(j.of(swarm.MAC('a'))) != 0 || len(j.traces) != tracedMachines || len(j.order) != tracedMachines {
-		t.Errorf("%d machines are remembered, the first has %d traces", len(j.traces), len(j.of(mac1)))
+	if len(j.of(mac1)) == 0 || len(j.of(mac2)) == 0 || len(j.of(swarm.MAC('a'))) != 0 || len(j.pages) != tracedMachines || j.order.Len() != tracedMachines {
+		t.Errorf("%d machines are remembered, the first has %d traces", len(j.pages), len(j.of(mac1)))
 	}
 }

@@ -84,14 +84,14 @@ var opNames = func() map[reflect.Type]string {
 // opName is the name of an operation on the wire; "" for what is none.
 func opName(op Op) string { return opNames[reflect.TypeOf(op)] }
 
-type wireCommand struct {
-	Version int             `json:"v"`
-	ID      string          `json:"id"`
-	Time    time.Time       `json:"time"`
-	By      NodeID          `json:"by"`
-	Actor   string          `json:"actor,omitempty"`
-	Op      string          `json:"op"`
-	Args    json.RawMessage `json:"args"`
+type wireCommand[A any] struct {
+	Version int       `json:"v"`
+	ID      string    `json:"id"`
+	Time    time.Time `json:"time"`
+	By      NodeID    `json:"by"`
+	Actor   string    `json:"actor,omitempty"`
+	Op      string    `json:"op"`
+	Args    A         `json:"args"`
 }
 
 // Encode renders a command for the ledger.
@@ -107,15 +107,14 @@ func (c Command) Encode() ([]byte, error) {
 	if len(c.Actor) > maxActor || !utf8.ValidString(c.Actor) {
 		return nil, fmt.Errorf("encode %s: an actor of %d bytes, want at most %d of UTF-8", name, len(c.Actor), maxActor)
 	}
-	args, err := json.Marshal(c.Op)
+	data, err := json.Marshal(wireCommand[any]{commandVersion, c.ID, c.Time, c.By, c.Actor, name, c.Op})
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", name, err)
 	}
-	data, err := json.Marshal(wireCommand{commandVersion, c.ID, c.Time, c.By, c.Actor, name, args})
-	if err == nil && len(data) > maxCommand {
-		err = fmt.Errorf("encode %s: %d bytes, at most %d", name, len(data), maxCommand)
+	if len(data) > maxCommand {
+		return nil, fmt.Errorf("encode %s: %d bytes, at most %d", name, len(data), maxCommand)
 	}
-	return data, err
+	return data, nil
 }
 
 // DecodeCommand reads what Encode wrote. Unknown operations, unknown fields, trailing data and a higher version are
@@ -124,7 +123,7 @@ func DecodeCommand(data []byte) (Command, error) {
 	if len(data) > maxCommand {
 		return Command{}, fmt.Errorf("decode command: %d bytes, at most %d", len(data), maxCommand)
 	}
-	var w wireCommand
+	var w wireCommand[json.RawMessage]
 	if err := decodeStrict(data, &w); err != nil {
 		return Command{}, fmt.Errorf("decode command: %w", err)
 	}
@@ -179,9 +178,9 @@ func (r Result) Err() error {
 	return &refusal{sentinel, r.Text}
 }
 
-// Decode stores the command's value in into, or returns the refusal.
+// Decode stores the command's value in into, which stays as it is if there is none, or returns the refusal.
 func (r Result) Decode(into any) error {
-	if err := r.Err(); err != nil {
+	if err := r.Err(); err != nil || len(r.Value) == 0 {
 		return err
 	}
 	return json.Unmarshal(r.Value, into)

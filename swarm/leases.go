@@ -14,8 +14,8 @@ func constantTimeEqual(a, b string) bool {
 const maxLeases = 512
 
 // BindLeases binds addresses to machines, before the ACKs that tell them so. Only the holder of duty, in the term in which
-// it decided, may: otherwise the whole command is refused. Beyond that each lease stands for itself: the value is a list
-// with the refusal of each, "" for those that were bound. A machine whose lease was bound has shown itself, as by
+// it decided, may: otherwise the whole command is refused. Beyond that each lease stands for itself: the value is a map with
+// the refusals, by the lease's place in the list, and there is none if all were bound. A machine whose lease was bound has shown itself, as by
 // SeeMachine.
 //
 // Whether a binding of another machine is over is the holder's to say, who has watched it on a clock that does not jump:
@@ -35,12 +35,15 @@ func (o BindLeases) apply(c *change) (any, error) {
 	if len(o.Leases) > maxLeases {
 		return nil, refuse(ErrInvalid, "%d leases in one command, at most %d", len(o.Leases), maxLeases)
 	}
-	refusals := make([]string, len(o.Leases))
+	refusals := map[int]string{}
 	b := binder{change: c, segment: s, over: o.Over, touched: map[string]bool{}}
 	for i, l := range o.Leases {
 		if err := b.bind(l); err != nil {
 			refusals[i] = err.Error()
 		}
+	}
+	if len(refusals) == 0 {
+		return nil, nil
 	}
 	return refusals, nil
 }

@@ -31,7 +31,7 @@ func TestEachLeaseOfABatchStandsForItself(t *testing.T) {
 		lease(m2, "192.168.42.20"), // a node's own
 		lease(m1, "192.168.42.53"), // a node has one for good
 	}}
-	var got []string
+	var got map[int]string
 	if err := h.must(seedID, batch).Decode(&got); err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,8 @@ func TestEachLeaseOfABatchStandsForItself(t *testing.T) {
 		nil, ErrAddressTaken, nil, nil, ErrAddressTaken, ErrInvalid, ErrInvalid, ErrInvalid, ErrInvalid, ErrInvalid, ErrInvalid, ErrInvalid, ErrConflict,
 		ErrAddressTaken, ErrConflict,
 	}
-	for i, refusal := range got {
+	for i := range batch.Leases {
+		refusal := got[i]
 		if want[i] == nil && refusal != "" || want[i] != nil && !strings.HasSuffix(refusal, want[i].Error()) {
 			t.Errorf("lease %d (%+v): got %q, want %v", i, batch.Leases[i], refusal, want[i])
 		}
@@ -66,15 +67,15 @@ func TestOnlyTheBindingThatTheHolderSawMayBeReplaced(t *testing.T) {
 	late.Over = map[netip.Addr]time.Time{addr20: seen.Expires}
 	h.now = h.now.Add(time.Minute)
 	h.bound(m1, addr20.String()) // renewed while the other was under way
-	var refusals []string
+	var refusals map[int]string
 	if err := h.must(seedID, late).Decode(&refusals); err != nil || !strings.Contains(refusals[0], ErrAddressTaken.Error()) {
-		t.Fatalf("%q, %v", refusals, err)
+		t.Fatalf("%v, %v", refusals, err)
 	}
 	h.now = h.now.Add(24 * time.Hour)
 	o := h.lease(m2, addr20.String())
 	o.Over = nil // the wall clock alone ends nobody's right
 	if err := h.must(seedID, o).Decode(&refusals); err != nil || !strings.Contains(refusals[0], ErrAddressTaken.Error()) {
-		t.Fatalf("%q, %v", refusals, err)
+		t.Fatalf("%v, %v", refusals, err)
 	}
 	h.bound(m2, addr20.String())
 }
@@ -123,6 +124,11 @@ func TestBindingShowsTheMachineAndArmsAnUnknownOne(t *testing.T) {
 	if !ok || m.State != MachineArmed || m.Segment != "s1" || !m.FirstSeen.Equal(h.now) {
 		t.Fatalf("%+v", m)
 	}
+	h.bound(m1, "192.168.42.20")
+	if m, _ := h.s.View().Machine(m1); !m.LastSeen.Equal(m.FirstSeen) {
+		t.Fatalf("within %v of the last time: %+v", seenGrain, m)
+	}
+	h.now = h.now.Add(seenGrain)
 	h.bound(m1, "192.168.42.20")
 	if m, _ := h.s.View().Machine(m1); !m.LastSeen.Equal(h.now) || m.FirstSeen.Equal(h.now) {
 		t.Fatalf("%+v", m)

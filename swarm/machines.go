@@ -3,6 +3,7 @@ package swarm
 import (
 	"fmt"
 	"strings"
+	"time"
 )
 
 // SeeMachine records that a machine showed itself on a segment. An unknown one is armed if the swarm approves by itself.
@@ -26,13 +27,18 @@ func (o SeeMachine) apply(c *change) (any, error) {
 // maxMachines bounds how many machines the swarm knows: on a segment anybody can invent as many as he likes.
 const maxMachines = 200_000
 
+// seenGrain is how exactly it is known when a machine was last seen: a boot is many packets.
+const seenGrain = 10 * time.Second
+
 // see notes that a machine, which v shows as it is now, showed itself. It says no when an unknown one does not fit in any
 // more.
 func (c *change) see(v View, mac MAC, uuid, segment string) (Machine, bool) {
 	m, known := v.Machine(mac)
 	if known && !m.FirstSeen.IsZero() && m.Segment == segment && (uuid == "" || uuid == m.UUID) {
-		m.LastSeen = c.Time
-		c.write("machine", &m) // nobody needs to wake for this
+		if c.Time.Sub(m.LastSeen).Abs() >= seenGrain {
+			m.LastSeen = c.Time
+			c.write("machine", &m) // nobody needs to wake for this
+		}
 		return m, true
 	}
 	if !known {

@@ -81,7 +81,7 @@ func (b *leases) play(ctx context.Context, name string, part func(context.Contex
 	}
 	b.world, err = story.NewWorld(story.Options{
 		Binary: binary, Image: b.small.Image, Dir: filepath.Join(b.dir, name), Say: func(line string) { fmt.Println(line) },
-		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), Terse: true,
 	})
 	if err != nil {
 		return err

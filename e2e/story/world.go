@@ -30,6 +30,7 @@ type Options struct {
 	Dir    string // work folder: disks, logs, captures
 	Say    func(line string)
 	Logger *slog.Logger
+	Terse  bool // the daemons log as little as they do for a user: writing costs time, too
 }
 
 // World is a lab with a seed on lan0 and an operator who can reach both networks.
@@ -142,7 +143,10 @@ func (w *World) Start(ctx context.Context, on *lab.Host, dataDir string, args ..
 	if err != nil {
 		return nil, err
 	}
-	args = append(args, "--data-dir", dataDir, "--verbose")
+	args = append(args, "--data-dir", dataDir)
+	if !w.o.Terse {
+		args = append(args, "--verbose")
+	}
 	d.cmd = on.Command(context.WithoutCancel(ctx), w.o.Binary, args...)
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	if err := d.cmd.Start(); err != nil {

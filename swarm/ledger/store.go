@@ -136,8 +136,10 @@ func openFiles(dir string, id swarm.NodeID, logger *slog.Logger) (*files, error)
 	}
 	bolt, err := raftboltdb.New(raftboltdb.Options{
 		Path: filepath.Join(dir, logFile),
-		// Long enough for a predecessor that is about to end, short enough to tell a person soon.
-		BoltOptions: &bbolt.Options{Timeout: 2 * time.Second},
+		BoltOptions: &bbolt.Options{
+			Timeout:        2 * time.Second, // long enough for a predecessor that is about to end, short enough to tell a person soon
+			NoFreelistSync: true,            // it is found out anew at the start, in place of being written with every entry
+		},
 	})
 	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("%w: stop it first", ErrInUse)

@@ -21,9 +21,10 @@ type Offer struct {
 
 // View is what is known about the sender of a packet when it is decided upon.
 type View struct {
-	Duty    DutyState
-	Unicast bool     // the packet was sent to our address, not to everyone
-	Binding *Binding // committed, expired or not; nil: none, or one that someone else has been offered meanwhile
+	Duty     DutyState
+	Unicast  bool     // the packet was sent to our address, not to everyone
+	Hostname string   // that the machine was given, "" if none
+	Binding  *Binding // committed, expired or not; nil: none, or one that someone else has been offered meanwhile
 	// BindingKept says that an operator keeps the binding's address for another machine.
 	BindingKept bool
 	Reserved    netip.Addr // what an operator keeps for this machine; invalid: nothing
@@ -427,10 +428,8 @@ func (d decision) leaseTime() time.Duration {
 
 // hostname is the name that the machine was given, else the one that it had.
 func (d decision) hostname() string {
-	if d.cfg.Hostname != nil {
-		if name := d.cfg.Hostname(d.c.MAC); name != "" {
-			return name
-		}
+	if d.v.Hostname != "" {
+		return d.v.Hostname
 	}
 	if d.v.Binding != nil {
 		return d.v.Binding.Hostname
@@ -455,7 +454,7 @@ func serverID(c Client, cfg *Config) netip.Addr {
 		return c.ServerIDAs
 	}
 	// It chose the offer of whoever held this duty a moment ago. Firmware takes an ACK from nobody else.
-	if c.Message == dhcpv4.MessageTypeRequest && c.ServerID.IsValid() && cfg.Former != nil && cfg.Former(c.ServerID) {
+	if c.Message == dhcpv4.MessageTypeRequest && c.ServerID.IsValid() && c.ServerID != cfg.Server && cfg.Former != nil && cfg.Former(c.ServerID) {
 		return c.ServerID
 	}
 	return cfg.Server

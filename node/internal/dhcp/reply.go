@@ -78,7 +78,7 @@ func (d decision) header(t dhcpv4.MessageType) *dhcpv4.DHCPv4 {
 		ServerIPAddr:  d.cfg.Server.AsSlice(),
 		GatewayIPAddr: d.p.GatewayIPAddr,
 		ClientHWAddr:  d.p.ClientHWAddr,
-		Options:       make(dhcpv4.Options, 16),
+		Options:       make(dhcpv4.Options, usualOptions),
 	}
 	put(r, dhcpv4.OptionDHCPMessageType, []byte{byte(t)})
 	put(r, dhcpv4.OptionServerIdentifier, serverID(d.c, d.cfg).AsSlice())

@@ -241,6 +241,9 @@ func decode(raw []byte, p *dhcpv4.DHCPv4) (Client, error) {
 // view gathers what Decide needs, and reserves an address if the answer needs one.
 func (s *Server) view(ctx context.Context, now time.Time, c Client, duty DutyState, unicast bool) View {
 	v := View{Duty: duty, Unicast: unicast, Offer: s.desk.offer(now, c.MAC), NewNonce: newNonce()}
+	if s.cfg.Hostname != nil {
+		v.Hostname = s.cfg.Hostname(c.MAC)
+	}
 	if a, ok := s.o.Ledger.Reserved(c.MAC); ok && s.cfg.usable(a) {
 		v.Reserved = a
 	}
