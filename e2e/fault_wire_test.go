@@ -97,6 +97,11 @@ func threeVoters(ctx context.Context, t *testing.T) (*story.World, story.Small, 
 	t.Helper()
 	lab.Need(t, "perfdhcp", "dhclient")
 	w, small := world(t)
+	return w, small, trioOf(ctx, t, w, small)
+}
+
+func trioOf(ctx context.Context, t *testing.T, w *story.World, small story.Small) *story.Trio {
+	t.Helper()
 	trio, err := w.NewTrio(ctx, small)
 	if trio != nil {
 		t.Cleanup(func() {
@@ -108,7 +113,7 @@ func threeVoters(ctx context.Context, t *testing.T) (*story.World, story.Small, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	return w, small, trio
+	return trio
 }
 
 func newCrisis(ctx context.Context, t *testing.T) *crisis {

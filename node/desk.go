@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"offshoot/node/internal/api"
+	"offshoot/node/internal/mirror"
 	"offshoot/node/internal/peer"
 	"offshoot/node/status"
 	"offshoot/swarm"
@@ -52,6 +53,21 @@ func (d *desk) AddOperator(ctx context.Context, actor, name, role string) ([]byt
 	}
 	return file, err
 }
+
+// PutRepo has a repository mirrored.
+func (d *desk) PutRepo(ctx context.Context, actor string, repo swarm.Repo) error {
+	if err := cmp.Or(repo.Check(), mirror.CheckKeyring(repo.Keyring)); err != nil {
+		return api.Refused(err)
+	}
+	result, err := d.Propose(ctx, actor, swarm.PutRepo{Repo: repo})
+	if err != nil {
+		return err
+	}
+	return result.Err()
+}
+
+// Mirror is this node's mirror of package repositories.
+func (d *desk) Mirror() status.Mirror { return d.s.repos.picture() }
 
 // RotateKeys begins to change the gossip key.
 func (d *desk) RotateKeys(ctx context.Context, actor string) error { return d.s.rotateKeys(ctx, actor) }

@@ -44,6 +44,9 @@ func NewOperatorClient(path, endpoint string) (*Client, error) {
 // EvictRequest says how a node is evicted.
 type EvictRequest = api.EvictRequest
 
+// RepoRequest is a repository that is to be mirrored.
+type RepoRequest = api.RepoRequest
+
 // Range is a run of addresses that leases are taken from.
 type Range = api.Range
 

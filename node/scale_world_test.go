@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -306,7 +305,9 @@ func (n *scaleNode) open() (run func(context.Context) error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	feed := task.Func("feeds", func(ctx context.Context) error { return n.serveFeeds(ctx, feeds) })
+	feed := task.Func("feeds", func(ctx context.Context) error {
+		return serveFeeds(ctx, feeds, func() *ledger.Ledger { return n.ledger })
+	})
 	if n.swarm.isFollower(n) {
 		return n.openFollower(l, g, feed)
 	}
@@ -394,29 +395,6 @@ func (n *scaleNode) follow(ctx context.Context) error {
 			return nil
 		case <-time.After(feedPause):
 		}
-	}
-}
-
-// serveFeeds is what the peer API does when a follower asks to be fed.
-func (n *scaleNode) serveFeeds(ctx context.Context, l net.Listener) error {
-	var all sync.WaitGroup
-	defer all.Wait()
-	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
-	defer stop()
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			return nil //nolint:nilerr // closed above: there is no other reason
-		}
-		all.Go(func() {
-			cut := context.AfterFunc(ctx, func() { _ = conn.Close() })
-			defer cut()
-			defer func() { _ = conn.Close() }()
-			var after [8]byte
-			if _, err := io.ReadFull(conn, after[:]); err == nil {
-				_ = n.ledger.ServeFeed(ctx, binary.BigEndian.Uint64(after[:]), conn, func() {}) // the reader has gone
-			}
-		})
 	}
 }
 

@@ -52,6 +52,7 @@ type services struct {
 	share  *share.HTTP
 	ground *ground
 	leaver *leaver
+	repos  *repos
 	warm   atomic.Bool
 	known  atomic.Pointer[map[netip.Addr]bool]
 	ca     atomic.Uint64 // the last step of a replacement of the CA that was taken here: Settings.CAGeneration
@@ -121,6 +122,7 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 	if err := s.service.authorities.load(); err != nil {
 		log.Warn("this node can sign for nobody until the leader brings the CA's key again", "error", err)
 	}
+	s.repos = &repos{replica: s.replica, dir: s.node.o.DataDir, store: s.store, alive: s.alive, log: log.With("part", "mirror")}
 	if err := s.openGround(); err != nil {
 		return nil, nil, errors.Join(err, l.Close(), s.core.close())
 	}
@@ -140,7 +142,7 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 		s.ledgerTasks(),
 		s.gossipTasks(),
 		append(s.rulingTasks(), task.Func("larder", s.keepWarm), task.Func("certificate", s.keepCertificate), task.Func("memory", s.keepMemory),
-			task.Func("sentry", s.keepOut), task.Func("heap", keepHeap)),
+			task.Func("sentry", s.keepOut), task.Func("heap", keepHeap), task.Func("mirror", s.repos.Run)),
 		{task.Func("hello", s.ground.hello.Run), s.ground},
 		{s.watch},
 		{task.Func("beginning", s.begin), task.Func("progress", s.progress)},
@@ -306,7 +308,7 @@ func (s *services) openGround() error {
 		return identity.NewBox("hello", keys...)
 	}
 	s.ground = &ground{
-		replica: s.replica, memory: s.memory, undo: s.undo, alive: s.alive, members: s.gossip.Watch, web: s.web().Handler(), warm: s.warm.Load,
+		replica: s.replica, memory: s.memory, undo: s.undo, alive: s.alive, members: s.gossip.Watch, web: s.repos.wrap(s.web().Handler()), warm: s.warm.Load,
 		version: s.node.o.Version, keys: s.keys.Load, ca: s.ca.Load, mark: s.mark, log: s.node.log.With("part", "ground"), leaving: s.node.leaving.Load,
 		doors: map[netip.Addr]*http.Server{}, closed: map[swarm.MAC]string{},
 	}
@@ -387,8 +389,14 @@ func (d *desk) picture() *picture {
 	}}
 }
 
-// Status describes the whole swarm.
-func (d *desk) Status(ctx context.Context) status.Status { return d.picture().Status(ctx) }
+// Status describes the whole swarm, and what is wrong with this node's mirror.
+func (d *desk) Status(ctx context.Context) status.Status {
+	s := d.picture().Status(ctx)
+	for _, problem := range d.s.repos.picture().Problems {
+		s.Problems = append(s.Problems, status.Problem{What: "the mirror of " + s.Asked + ": " + problem, Next: "offshoot mirror status"})
+	}
+	return s
+}
 
 // Machine is one machine with its timeline.
 func (d *desk) Machine(mac swarm.MAC) (status.Machine, bool) { return d.picture().Machine(mac) }

@@ -137,9 +137,9 @@ func (n *simNode) begin(found bool) error {
 	}
 	go func() {
 		defer close(ended)
-		serveFeeds := task.Func("feeds", func(ctx context.Context) error { return n.serveFeeds(ctx, feeds) })
+		feed := task.Func("feeds", func(ctx context.Context) error { return serveFeeds(ctx, feeds, n.ledger) })
 		report := task.Func("report", n.report)
-		err := task.Run(ctx, log, []task.Task{serveFeeds}, c.ledgerTasks(), c.gossipTasks(), append(c.rulingTasks(), report), []task.Task{c.watch})
+		err := task.Run(ctx, log, []task.Task{feed}, c.ledgerTasks(), c.gossipTasks(), append(c.rulingTasks(), report), []task.Task{c.watch})
 		if err != nil && ctx.Err() == nil {
 			log.Info("node ended by itself", "error", err)
 			w.died(n, life)
@@ -171,6 +171,14 @@ func (n *simNode) running() *core {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.core
+}
+
+// ledger is the one that runs, nil if none does.
+func (n *simNode) ledger() *ledger.Ledger {
+	if c := n.running(); c != nil {
+		return c.replica.ledger
+	}
+	return nil
 }
 
 // stations are the services of a post: only DHCP, on a link that the oracle listens to.
@@ -374,7 +382,8 @@ func (s *simCalls) Feed(ctx context.Context, addr string, after uint64) (io.Read
 	return conn, nil
 }
 
-func (n *simNode) serveFeeds(ctx context.Context, l net.Listener) error {
+// serveFeeds is what the peer API does when a follower asks to be fed. of is the ledger that runs now, nil if none does.
+func serveFeeds(ctx context.Context, l net.Listener, of func() *ledger.Ledger) error {
 	var all sync.WaitGroup
 	defer all.Wait()
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
@@ -382,9 +391,7 @@ func (n *simNode) serveFeeds(ctx context.Context, l net.Listener) error {
 	for {
 		conn, err := l.Accept()
 		if err != nil {
-			if ctx.Err() == nil {
-				<-ctx.Done() // the host has crashed; its life ends soon
-			}
+			<-ctx.Done() // perhaps the host has crashed; then its life ends soon
 			return nil
 		}
 		all.Go(func() {
@@ -392,11 +399,11 @@ func (n *simNode) serveFeeds(ctx context.Context, l net.Listener) error {
 			defer cut()
 			defer func() { _ = conn.Close() }()
 			var after [8]byte
-			c := n.running()
-			if _, err := io.ReadFull(conn, after[:]); err != nil || c == nil {
+			feeder := of()
+			if _, err := io.ReadFull(conn, after[:]); err != nil || feeder == nil {
 				return
 			}
-			_ = c.replica.ledger.ServeFeed(ctx, binary.BigEndian.Uint64(after[:]), conn, func() {}) // the reader has gone
+			_ = feeder.ServeFeed(ctx, binary.BigEndian.Uint64(after[:]), conn, func() {}) // the reader has gone
 		})
 	}
 }

@@ -71,6 +71,7 @@ var ops = map[string]operation{
 	"reserve-address": {ReserveAddress{}, 1, byOperator}, "unreserve-address": {UnreserveAddress{}, 1, byOperator},
 
 	"put-profile": {PutProfile{}, 1, byCaller}, "put-artifact": {PutArtifact{}, 1, byCaller}, "note": {Note{}, 1, byMember},
+	"put-repo": {PutRepo{}, 1, byOperator}, "drop-repo": {DropRepo{}, 1, byOperator},
 }
 
 var opNames = func() map[reflect.Type]string {

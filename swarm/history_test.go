@@ -95,6 +95,10 @@ func (a *author) op(v View) Op {
 		func() Op { return RevokeOperator{Name: a.name()} },
 		func() Op { return SetVoters{Voters: a.IntN(6)} },
 		func() Op { return Note{Kind: "k", Text: "t"} },
+		func() Op {
+			return PutRepo{Repo{Name: "repo-" + a.pick("a", "b"), Upstreams: []string{"http://u.example/"}}}
+		},
+		func() Op { return DropRepo{Name: "repo-a"} },
 	}
 	if a.IntN(2) == 0 {
 		return all[0]()

@@ -22,7 +22,7 @@ var rows = []struct {
 	{"lease", func() any { return new(Lease) }}, {"reservation", func() any { return new(Reservation) }},
 	{"ticket", func() any { return new(Ticket) }}, {"operator", func() any { return new(Operator) }},
 	{"audit", func() any { return new(AuditEntry) }},
-	{"profile", func() any { return new(Profile) }}, {"artifact", func() any { return new(Artifact) }},
+	{"profile", func() any { return new(Profile) }}, {"repo", func() any { return new(Repo) }}, {"artifact", func() any { return new(Artifact) }},
 	{"event", func() any { return new(Event) }}, {"applied", func() any { return new(applied) }},
 	{"counter", func() any { return new(counter) }},
 }

@@ -36,6 +36,8 @@ type Desk interface {
 	Tickets() []status.Ticket
 	Operators() []status.Operator
 	Audit() []status.AuditEntry
+	// Mirror is this node's mirror of package repositories.
+	Mirror() status.Mirror
 
 	// Propose writes an operator's decision down.
 	Propose(ctx context.Context, actor string, op swarm.Op) (swarm.Result, error)
@@ -46,6 +48,8 @@ type Desk interface {
 	Evict(ctx context.Context, actor string, node swarm.NodeID, rotateCA bool) (pin string, err error)
 	// AddOperator makes a certificate with its key. The file is the secret; it is kept nowhere.
 	AddOperator(ctx context.Context, actor, name, role string) (file []byte, err error)
+	// PutRepo has a repository mirrored, after a look at its keyring.
+	PutRepo(ctx context.Context, actor string, repo swarm.Repo) error
 	// RotateKeys begins to change the gossip key.
 	RotateKeys(ctx context.Context, actor string) error
 	// SaveSnapshot writes the whole state, secrets of the swarm included. If it errs after its first byte, what was written

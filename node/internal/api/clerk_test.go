@@ -79,6 +79,13 @@ func (c *clerk) AddOperator(_ context.Context, actor, name, role string) ([]byte
 	return []byte("the secret of " + name), c.err
 }
 
+func (c *clerk) PutRepo(_ context.Context, actor string, r swarm.Repo) error {
+	c.note(actor, "mirror %s of %s, keyring %q, unlisted %v", r.Name, r.Upstreams, r.Keyring, r.Unlisted)
+	return c.err
+}
+
+func (c *clerk) Mirror() status.Mirror { return status.Mirror{Repos: []status.Repo{{Name: "debian"}}} }
+
 func (c *clerk) RotateKeys(_ context.Context, actor string) error {
 	c.note(actor, "rotate")
 	return c.err

@@ -117,6 +117,21 @@ func (c *Client) Audit(ctx context.Context) ([]status.AuditEntry, error) {
 	return get[[]status.AuditEntry](ctx, c, "/v1/audit")
 }
 
+// Mirror asks for the node's mirror of package repositories.
+func (c *Client) Mirror(ctx context.Context) (status.Mirror, error) {
+	return get[status.Mirror](ctx, c, "/v1/mirror")
+}
+
+// PutRepo has the swarm mirror a repository, or changes how it does.
+func (c *Client) PutRepo(ctx context.Context, name string, r RepoRequest) error {
+	return c.call(ctx, "PUT", "/v1/repos/"+url.PathEscape(name), r, nil)
+}
+
+// DropRepo ends the mirroring of a repository.
+func (c *Client) DropRepo(ctx context.Context, name string) error {
+	return c.call(ctx, "DELETE", "/v1/repos/"+url.PathEscape(name), nil, nil)
+}
+
 // RevokeTicket makes a ticket worthless.
 func (c *Client) RevokeTicket(ctx context.Context, id string) error {
 	return c.call(ctx, "POST", "/v1/tickets/"+url.PathEscape(id)+"/revoke", nil, nil)

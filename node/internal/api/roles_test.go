@@ -18,11 +18,12 @@ import (
 // rights is what each role may ask for, written down a second time: a new route needs a decision here as well.
 var rights = map[string]string{
 	"GET /v1/status": "view", "GET /v1/machines/{mac}": "view", "GET /v1/machines/{mac}/why": "view", "GET /v1/leases": "view",
-	"GET /v1/tickets": "view", "GET /v1/operators": "view", "GET /v1/audit": "view",
+	"GET /v1/tickets": "view", "GET /v1/operators": "view", "GET /v1/audit": "view", "GET /v1/mirror": "view",
 
 	"POST /v1/machines/{mac}/arm": "operate", "POST /v1/machines/{mac}/name": "operate", "POST /v1/machines/{mac}/hold": "operate",
 	"POST /v1/tickets/{id}/revoke": "operate", "POST /v1/leases/reserve": "operate", "POST /v1/leases/unreserve": "operate",
 	"POST /v1/segments/{segment}/pools": "operate", "POST /v1/segments/{segment}/move": "operate",
+	"PUT /v1/repos/{name}": "operate", "DELETE /v1/repos/{name}": "operate",
 
 	"POST /v1/voters": "admin", "POST /v1/leave": "admin", "POST /v1/nodes/{node}/evict": "admin", "POST /v1/nodes/{node}/trust": "admin",
 	"POST /v1/keys/rotate": "admin", "POST /v1/operators": "admin", "POST /v1/operators/{name}/revoke": "admin",

@@ -16,7 +16,7 @@ import (
 // deciding who belongs to the swarm.
 func routes() map[string]route {
 	const view, operate, admin = status.OperatorView, status.OperatorOperate, status.OperatorAdmin
-	const machines, members, segments = "offshoot machine list", "offshoot swarm members", "offshoot segment list"
+	const machines, members, segments, repos = "offshoot machine list", "offshoot swarm members", "offshoot segment list", "offshoot mirror status"
 	return map[string]route{
 		"GET /v1/status":             {role: view, do: func(q *request) (any, error) { return q.desk.Status(q.Context()), nil }},
 		"GET /v1/machines/{mac}":     {role: view, do: onMachine(machine)},
@@ -25,6 +25,7 @@ func routes() map[string]route {
 		"GET /v1/tickets":            {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Tickets()), nil }},
 		"GET /v1/operators":          {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Operators()), nil }},
 		"GET /v1/audit":              {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Audit()), nil }},
+		"GET /v1/mirror":             {role: view, do: func(q *request) (any, error) { return q.desk.Mirror(), nil }},
 
 		"POST /v1/machines/{mac}/arm":       {role: operate, look: machines, do: onMachine(arm)},
 		"POST /v1/machines/{mac}/name":      {role: operate, look: machines, do: onMachine(name)},
@@ -34,6 +35,8 @@ func routes() map[string]route {
 		"POST /v1/leases/unreserve":         {role: operate, look: "offshoot lease list", do: unreserve},
 		"POST /v1/segments/{segment}/pools": {role: operate, look: segments, do: pools},
 		"POST /v1/segments/{segment}/move":  {role: operate, look: segments, do: move},
+		"PUT /v1/repos/{name}":              {role: operate, look: repos, do: putRepo},
+		"DELETE /v1/repos/{name}":           {role: operate, look: repos, do: dropRepo},
 
 		"POST /v1/voters":                  {role: admin, look: members, do: voters},
 		"POST /v1/leave":                   {role: admin, look: members, do: func(q *request) (any, error) { return nil, q.desk.Leave(q.Context(), q.caller.Actor()) }},
@@ -55,8 +58,8 @@ func orEmpty[T any](list []T) []T {
 	return list
 }
 
-// maxBody bounds a request other than a snapshot, bytes.
-const maxBody = 64 << 10
+// maxBody bounds a request other than a snapshot, bytes: the largest carries a keyring.
+const maxBody = 256 << 10
 
 // read takes the body apart; an empty one leaves into as it is.
 func (q *request) read(into any) error {
@@ -137,6 +140,25 @@ func arm(q *request, mac swarm.MAC) (any, error) {
 	return decide(q, func(b ArmRequest) (swarm.Op, error) {
 		return swarm.ArmMachine{MAC: mac, Profile: b.Profile, Disk: b.Disk, Wipe: b.Wipe}, nil
 	})
+}
+
+// RepoRequest is the body of PUT /v1/repos/{name}.
+type RepoRequest struct {
+	Upstreams []string `json:"upstreams"`
+	Keyring   []byte   `json:"keyring,omitempty"`
+	Unlisted  bool     `json:"unlisted,omitempty"`
+}
+
+func putRepo(q *request) (any, error) {
+	var b RepoRequest
+	if err := q.read(&b); err != nil {
+		return nil, err
+	}
+	return nil, q.desk.PutRepo(q.Context(), q.caller.Actor(), swarm.Repo{Name: q.PathValue("name"), Upstreams: b.Upstreams, Keyring: b.Keyring, Unlisted: b.Unlisted})
+}
+
+func dropRepo(q *request) (any, error) {
+	return decide(q, func(struct{}) (swarm.Op, error) { return swarm.DropRepo{Name: q.PathValue("name")}, nil })
 }
 
 // NameRequest is the body of POST /v1/machines/{mac}/name.

@@ -73,6 +73,7 @@ func TestClientAndServerAgreeOnEveryDecision(t *testing.T) {
 		c.Trust(ctx, "m2"), c.RevokeOperator(ctx, "alice"), c.RevokeTicket(ctx, "7c1f"), c.ReserveAddress(ctx, mac, addr), c.UnreserveAddress(ctx, mac, addr),
 		c.SetPools(ctx, "s1", []Range{{addr, last}}), c.SetPools(ctx, "s/1", nil), c.MoveDuty(ctx, "s1", "m3"),
 		second(c.Evict(ctx, "a2", EvictRequest{})), c.RotateKeys(ctx), c.RestoreSnapshot(ctx, strings.NewReader("all")), c.Leave(ctx),
+		c.PutRepo(ctx, "debian", RepoRequest{Upstreams: []string{"http://u/"}, Keyring: []byte("k"), Unlisted: true}), c.DropRepo(ctx, "debian"),
 	} {
 		if err != nil {
 			t.Errorf("%d: %v", i, err)
@@ -90,12 +91,12 @@ func TestClientAndServerAgreeOnEveryDecision(t *testing.T) {
 		swarm.TrustNode{Node: "a2"}, swarm.RevokeOperator{Name: "alice"}, swarm.RevokeTicket{ID: "7c1f"},
 		swarm.ReserveAddress{MAC: mac, Addr: addr}, swarm.UnreserveAddress{MAC: mac, Addr: addr},
 		swarm.SetPools{Segment: "s1", Pools: []swarm.AddrRange{{First: addr, Last: last}}}, swarm.SetPools{Segment: "s/1"},
-		swarm.OfferDuty{Segment: "s1", Term: 7, To: "a3"},
+		swarm.OfferDuty{Segment: "s1", Term: 7, To: "a3"}, swarm.DropRepo{Name: "debian"},
 	}
 	if !reflect.DeepEqual(desk.ops, want) {
 		t.Errorf("decided %+v", desk.ops)
 	}
-	if did := []string{"evict a2", "rotate", "restore all", "leave", "evict a2 and replace the CA", "add bob view"}; !slices.Equal(desk.did, did) {
+	if did := []string{"evict a2", "rotate", "restore all", "leave", `mirror debian of [http://u/], keyring "k", unlisted true`, "evict a2 and replace the CA", "add bob view"}; !slices.Equal(desk.did, did) {
 		t.Errorf("did %q, want %q", desk.did, did)
 	}
 	for _, actor := range desk.actors {
@@ -179,7 +180,7 @@ func TestBodyThatIsNotUnderstoodDecidesNothing(t *testing.T) {
 	t.Parallel()
 	for name, body := range map[string]string{
 		"unknown field": `{"profil":"p"}`, "garbage": `wipe`, "wrong type": `{"wipe":"yes"}`, "half": `{"wipe":true`,
-		"trailing": `{"disk":"smallest"}{"wipe":true}`, "oversize": `{"disk":"` + strings.Repeat("x", 64<<10) + `"}`,
+		"trailing": `{"disk":"smallest"}{"wipe":true}`, "oversize": `{"disk":"` + strings.Repeat("x", maxBody) + `"}`,
 	} {
 		desk := &clerk{}
 		w := ask(desk, http.MethodPost, "/v1/machines/"+string(mac)+"/arm", body)

@@ -82,8 +82,12 @@ func aptInstall(t *testing.T, source, proxy string, pkgs ...string) {
 func TestAptAndMmdebstrapInstallThroughTheMirror(t *testing.T) {
 	uri, codename := machineArchive(t)
 	const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+	ring, err := os.ReadFile(keyring)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var served atomic.Int64
-	h := newHouse(t, Repo{Upstreams: []string{uri}, Keyrings: []string{keyring}}, func(o *Options, _ *limits) {
+	h := newHouse(t, Repo{Upstreams: []string{uri}, Keyring: ring}, func(o *Options, _ *limits) {
 		o.Now, o.Served = nil, func(Served) { served.Add(1) }
 	})
 	h.l = defaultLimits

@@ -13,7 +13,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -44,10 +43,10 @@ func (s shelf) Insert(ctx context.Context, r io.Reader) (string, error) {
 	return string(a.Digest), err
 }
 
-// signer is a key that was made for this test, and the keyring file with its public half.
+// signer is a key that was made for this test, and the keyring with its public half.
 type signer struct {
 	entity *openpgp.Entity
-	file   string
+	ring   []byte
 }
 
 func newSigner(t testing.TB) signer {
@@ -60,11 +59,7 @@ func newSigner(t testing.TB) signer {
 	if err := e.Serialize(&pub); err != nil {
 		t.Fatal(err)
 	}
-	s := signer{e, filepath.Join(t.TempDir(), "keyring.gpg")}
-	if err := os.WriteFile(s.file, pub.Bytes(), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return s
+	return signer{e, pub.Bytes()}
 }
 
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -383,6 +378,6 @@ func scene(t testing.TB, pkgs []pkg, change ...func(*Options, *limits)) (*house,
 	files := map[string][]byte{}
 	debian(t, files, key, epoch, "", pkgs...)
 	u := newUpstream(t, files)
-	h := newHouse(t, Repo{Upstreams: []string{u.URL}, Keyrings: []string{key.file}}, change...)
+	h := newHouse(t, Repo{Upstreams: []string{u.URL}, Keyring: key.ring}, change...)
 	return h, u, key
 }

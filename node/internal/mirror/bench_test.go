@@ -130,7 +130,7 @@ func BenchmarkHit(b *testing.B) {
 		}
 		pkgs := manyPkgs(n, size)
 		server, key, _ := archiveOnDisk(b, pkgs)
-		h := newHouse(b, Repo{Upstreams: []string{server.URL}, Keyrings: []string{key.file}}, quiet)
+		h := newHouse(b, Repo{Upstreams: []string{server.URL}, Keyring: key.ring}, quiet)
 		c := client(b)
 		read(b, c, h.web.URL+"/repo/debian/"+suite+"/InRelease")
 		read(b, c, h.web.URL+"/repo/debian/"+suite+"/main/binary-amd64/Packages.gz")
@@ -163,7 +163,7 @@ func BenchmarkMiss(b *testing.B) {
 		server, key, total := archiveOnDisk(b, pkgs)
 		for who, start := range map[string]func(testing.TB) string{
 			"mirror": func(b testing.TB) string {
-				h := newHouse(b, Repo{Upstreams: []string{server.URL}, Keyrings: []string{key.file}}, quiet)
+				h := newHouse(b, Repo{Upstreams: []string{server.URL}, Keyring: key.ring}, quiet)
 				read(b, client(b), h.web.URL+"/repo/debian/"+suite+"/InRelease")
 				read(b, client(b), h.web.URL+"/repo/debian/"+suite+"/main/binary-amd64/Packages.gz")
 				return h.web.URL + "/repo/debian/"
@@ -210,7 +210,7 @@ func BenchmarkLink(b *testing.B) {
 		b.Run(who, func(b *testing.B) {
 			for range b.N {
 				b.StopTimer()
-				h, c := newHouse(b, Repo{Upstreams: []string{u.URL}, Keyrings: []string{key.file}}, quiet), client(b)
+				h, c := newHouse(b, Repo{Upstreams: []string{u.URL}, Keyring: key.ring}, quiet), client(b)
 				base := h.web.URL + "/repo/debian/"
 				if who == "direct" {
 					base = u.URL + "/"
@@ -237,7 +237,7 @@ func BenchmarkCold(b *testing.B) {
 	debian(b, files, key, epoch, "", pkgs...)
 	for range b.N {
 		u := newUpstream(b, files)
-		h := newHouse(b, Repo{Upstreams: []string{u.URL}, Keyrings: []string{key.file}}, quiet)
+		h := newHouse(b, Repo{Upstreams: []string{u.URL}, Keyring: key.ring}, quiet)
 		var wg sync.WaitGroup
 		for i := range 16 {
 			wg.Go(func() {

@@ -132,9 +132,19 @@ func noRoom(err error) error {
 }
 
 func freeBytes(dir string) (int64, error) {
-	var st syscall.Statfs_t
+	st, err := statfs(dir)
+	return int64(st.Bavail) * st.Bsize, err
+}
+
+// diskBytes is the size of the whole file system.
+func diskBytes(dir string) (int64, error) {
+	st, err := statfs(dir)
+	return int64(st.Blocks) * st.Bsize, err
+}
+
+func statfs(dir string) (st syscall.Statfs_t, err error) {
 	if err := syscall.Statfs(dir, &st); err != nil {
-		return 0, fmt.Errorf("free space of %s: %w", dir, err)
+		return st, fmt.Errorf("free space of %s: %w", dir, err)
 	}
-	return int64(st.Bavail) * st.Bsize, nil
+	return st, nil
 }

@@ -102,7 +102,7 @@ func TestWrongBytesNeverPassForWhole(t *testing.T) {
 				}
 				// With a good source behind it a small file comes whole at once, a big one when it is asked for again.
 				good := newUpstream(t, u.files)
-				two := newHouse(t, Repo{Upstreams: []string{u.URL, good.URL}, Keyrings: []string{key.file}})
+				two := newHouse(t, Repo{Upstreams: []string{u.URL, good.URL}, Keyring: key.ring})
 				two.learn(u)
 				r := two.get(p.path())
 				if !bytes.Equal(r.body, p.data) {
@@ -133,7 +133,7 @@ func TestTransferIsResumedFromTheNextSource(t *testing.T) {
 		}
 		return false
 	})
-	h.o.Repos[0].Upstreams, h.o.Repos[0].Keyrings = []string{u.URL, second.URL}, []string{key.file}
+	h.o.Repos[0].Upstreams, h.o.Repos[0].Keyring = []string{u.URL, second.URL}, key.ring
 	h.restart()
 	h.learn(u)
 	h.want(big.path(), big.data)
@@ -218,7 +218,7 @@ func TestMetadataThatIsNotSignedIsNotTaken(t *testing.T) {
 			if name == "older" {
 				return // a mirror that knows nothing cannot know that
 			}
-			fresh := newHouse(t, Repo{Upstreams: []string{u.URL}, Keyrings: []string{key.file}})
+			fresh := newHouse(t, Repo{Upstreams: []string{u.URL}, Keyring: key.ring})
 			fresh.wantCode(suite+"/InRelease", 502, suite)
 		})
 	}
@@ -371,7 +371,7 @@ func TestRestoredMetadataIsCheckedAgain(t *testing.T) {
 	h, u, _ := scene(t, []pkg{small})
 	h.learn(u)
 	u.Close()
-	h.o.Repos[0].Keyrings = []string{newSigner(t).file}
+	h.o.Repos[0].Keyring = newSigner(t).ring
 	h.restart()
 	if r := h.get(suite + "/InRelease"); r.code == 200 {
 		t.Error("metadata was served that the new keyring does not vouch for")

@@ -129,7 +129,7 @@ func (p *pull) run(ctx context.Context) error {
 	for range rounds {
 		missing := true
 		sources := p.t.repo.sources()
-		for _, s := range sources {
+		for i, s := range append(sources, p.t.repo.beside(p.hops)...) {
 			err := p.try(ctx, s)
 			if err == nil {
 				return nil
@@ -141,7 +141,7 @@ func (p *pull) run(ctx context.Context) error {
 				return err
 			}
 			wrong = wrong || errors.Is(err, errWrongBytes)
-			missing = missing && errors.Is(err, errMissing)
+			missing = missing && (i >= len(sources) || errors.Is(err, errMissing))
 			errs = append(errs, err)
 			p.m.log.Debug("file did not come", "repo", p.t.repo.Name, "path", p.t.paths[0], "source", s.base.Redacted(), "error", err)
 		}

@@ -93,7 +93,7 @@ func (r *repo) metadata(rt *root, s *snapshot, f file, name, asked string) *targ
 	plain := path.Join(rt.namesBase(), name)
 	if s.primary == "" {
 		hashed := path.Join(path.Dir(plain), "by-hash/SHA256", f.sum.String())
-		if s.byHash || strings.Contains(asked, "/by-hash/") || len(r.m.parents()) > 0 { // a mirror of ours knows it always
+		if s.byHash || strings.Contains(asked, "/by-hash/") || len(r.m.others(r.m.o.Parents, r.Name)) > 0 { // a mirror of ours knows it always
 			t.paths = append(t.paths, hashed)
 		}
 	}

@@ -49,8 +49,9 @@ type Repo struct {
 	Name string
 	// Upstreams are base URLs, asked in this order.
 	Upstreams []string
-	// Keyrings are files with the keys that may sign; with none the repository is unverified, and only held to its own sums.
-	Keyrings []string
+	// Keyring has the OpenPGP keys that may sign, armored or not; without, the repository is unverified, and only held to its own
+	// sums.
+	Keyring []byte
 	// PassUnlisted streams files through that no metadata names, without checking or keeping them. Else they are refused.
 	PassUnlisted bool
 }
@@ -65,6 +66,9 @@ type Options struct {
 	Fetch func(ctx context.Context, digest string, size int64) error
 	// Parents, if set, lists the base URLs of the mirrors above, best first. While there is one, upstreams are not asked.
 	Parents func() []string
+	// Beside, if set, lists the base URLs of mirrors that are asked last, for files and for metadata of which there is none
+	// here: they have what this one's predecessor fetched, also when nothing above can be reached.
+	Beside func() []string
 	// ParentTransport carries requests to parents; nil is plain HTTP.
 	ParentTransport http.RoundTripper
 	// Install, if set, names the installation that an address belongs to, "" for none. All requests of one installation
@@ -78,7 +82,7 @@ type Options struct {
 	PerUpstream int
 	// Rate bounds what one upstream is asked to send, in bytes per second; 0 means no bound.
 	Rate int64
-	// MinFree is how much of the disk stays free, in bytes; 0 means 512 MiB.
+	// MinFree is how much of the disk stays free, in bytes; 0 means 512 MiB, or a tenth of a disk on which that is less.
 	MinFree int64
 	Now     func() time.Time
 	Logger  *slog.Logger
@@ -134,7 +138,7 @@ type Mirror struct {
 
 	mu      sync.Mutex
 	flights map[flightKey]*flight
-	above   map[string]*source // parents' mirrors by repository URL
+	known   map[string]*source // on other mirrors, by repository URL
 }
 
 var repoName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,63}$`)
@@ -152,12 +156,16 @@ func newMirror(o Options, l limits) (*Mirror, error) {
 	if o.PerUpstream == 0 {
 		o.PerUpstream = defaultPerUpstream
 	}
-	if o.MinFree == 0 {
-		o.MinFree = 512 << 20
-	}
-	m := &Mirror{o: o, log: o.Logger, limits: l, flights: map[flightKey]*flight{}, above: map[string]*source{}}
+	m := &Mirror{o: o, log: o.Logger, limits: l, flights: map[flightKey]*flight{}, known: map[string]*source{}}
 	if err := os.MkdirAll(filepath.Join(o.Dir, "tmp"), 0o755); err != nil {
 		return nil, fmt.Errorf("mirror: %w", err)
+	}
+	if o.MinFree == 0 {
+		size, err := diskBytes(o.Dir)
+		if err != nil {
+			return nil, fmt.Errorf("mirror: %w", err)
+		}
+		o.MinFree = min(512<<20, size/10)
 	}
 	m.disk = &disk{dir: filepath.Join(o.Dir, "tmp"), floor: o.MinFree, free: freeBytes, now: o.Now, log: o.Logger}
 	m.life()
@@ -207,7 +215,7 @@ func (m *Mirror) Close() {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, s := range m.above {
+	for _, s := range m.known {
 		s.client.CloseIdleConnections()
 	}
 }
@@ -233,21 +241,26 @@ func (m *Mirror) newSource(raw string, client, strange *http.Client) (*source, e
 	}, nil
 }
 
-// parents are the mirrors above, if there are any now.
-func (m *Mirror) parents() []string {
-	if m.o.Parents == nil {
+// others are the sources for a repository on other mirrors, if there are any now.
+func (m *Mirror) others(list func() []string, repo string) (out []*source) {
+	if list == nil {
 		return nil
 	}
-	return m.o.Parents()
+	for _, base := range list() {
+		if s := m.other(base, repo); s != nil {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
-// parent is the source for a repository on a mirror above. They are few, and kept: limits and the memory of failures
+// other is the source for a repository on another mirror. They are few, and kept: limits and the memory of failures
 // belong to the mirror there, not to one request.
-func (m *Mirror) parent(base, repo string) *source {
+func (m *Mirror) other(base, repo string) *source {
 	raw := strings.TrimSuffix(base, "/") + "/repo/" + repo + "/"
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if s := m.above[raw]; s != nil {
+	if s := m.known[raw]; s != nil {
 		return s
 	}
 	rt := m.o.ParentTransport
@@ -256,11 +269,11 @@ func (m *Mirror) parent(base, repo string) *source {
 	}
 	s, err := m.newSource(raw, &http.Client{Transport: rt, CheckRedirect: noRedirect}, nil)
 	if err != nil {
-		m.log.Warn("parent is not asked", "parent", base, "error", err)
+		m.log.Warn("mirror is not asked", "mirror", base, "error", err)
 		return nil
 	}
 	s.parent = true
-	m.above[raw] = s
+	m.known[raw] = s
 	return s
 }
 

@@ -88,7 +88,7 @@ func TestOnlyWhatMetadataNamesIsServed(t *testing.T) {
 func TestUnlistedFilesArePassedThroughIfSo(t *testing.T) {
 	key := newSigner(t)
 	u := newUpstream(t, map[string][]byte{"images/vmlinuz": []byte("kernel")})
-	h := newHouse(t, Repo{Upstreams: []string{u.URL}, Keyrings: []string{key.file}, PassUnlisted: true})
+	h := newHouse(t, Repo{Upstreams: []string{u.URL}, Keyring: key.ring, PassUnlisted: true})
 	for range 2 {
 		h.want("images/vmlinuz", []byte("kernel"))
 	}
@@ -199,7 +199,7 @@ func TestPinDoesNotOutliveItsPublishersDate(t *testing.T) {
 	until := "Valid-Until: " + epoch.Add(3*time.Hour).Format("Mon, 02 Jan 2006 15:04:05 UTC") + "\n"
 	debian(t, files, key, epoch, until, small)
 	u := newUpstream(t, files)
-	h := newHouse(t, Repo{Upstreams: []string{u.URL}, Keyrings: []string{key.file}}, func(_ *Options, l *limits) { l.pinIdle, l.pinMax = 24*time.Hour, 24*time.Hour })
+	h := newHouse(t, Repo{Upstreams: []string{u.URL}, Keyring: key.ring}, func(_ *Options, l *limits) { l.pinIdle, l.pinMax = 24*time.Hour, 24*time.Hour })
 	h.learn(u)
 	u.change(func(files map[string][]byte) { debian(t, files, key, epoch.Add(time.Hour), "", big) })
 	h.clock.add(2 * time.Hour)
@@ -285,7 +285,7 @@ func TestFlatRepository(t *testing.T) {
 	rel := fmt.Sprintf("Date: Thu, 01 Jan 2026 00:00:00 UTC\nSHA256:\n %s %d Packages\n", textSum(string(list)), len(list))
 	files["cuda/flat.deb"], files["cuda/Packages"], files["cuda/InRelease"] = p.data, list, key.clear(t, []byte(rel))
 	u := newUpstream(t, files)
-	h := newHouse(t, Repo{Upstreams: []string{u.URL}, Keyrings: []string{key.file}})
+	h := newHouse(t, Repo{Upstreams: []string{u.URL}, Keyring: key.ring})
 	h.want("cuda/InRelease", files["cuda/InRelease"])
 	h.want("cuda/Packages", list)
 	h.want("cuda/flat.deb", p.data)
@@ -293,7 +293,7 @@ func TestFlatRepository(t *testing.T) {
 
 func TestParentIsAskedAndItsClientsAreNotPinned(t *testing.T) {
 	top, u, key := scene(t, []pkg{small, big})
-	h := newHouse(t, Repo{Upstreams: []string{u.URL}, Keyrings: []string{key.file}}, func(o *Options, _ *limits) {
+	h := newHouse(t, Repo{Upstreams: []string{u.URL}, Keyring: key.ring}, func(o *Options, _ *limits) {
 		o.Parents = func() []string { return []string{top.web.URL} }
 	})
 	h.learn(u)
@@ -310,10 +310,31 @@ func TestParentIsAskedAndItsClientsAreNotPinned(t *testing.T) {
 	h.learn(u)
 }
 
+func TestMirrorsBesideHaveWhatNoSourceGivesAnyMore(t *testing.T) {
+	former, u, key := scene(t, []pkg{small, big})
+	former.learn(u)
+	former.want(big.path(), big.data)
+	files := maps.Clone(u.files)
+	u.Close()
+	var h *house
+	h = newHouse(t, Repo{Upstreams: []string{u.URL}, Keyring: key.ring}, func(o *Options, _ *limits) {
+		o.Beside = func() []string { return []string{h.web.URL, former.web.URL} } // itself by mistake: no reason to run in circles
+	})
+	h.want(suite+"/InRelease", files[suite+"/InRelease"])
+	h.want(suite+"/main/binary-amd64/Packages.xz", files[suite+"/main/binary-amd64/Packages.xz"])
+	h.want(big.path(), big.data)
+	if r := h.get(small.path()); r.code < 500 {
+		t.Errorf("what nobody has: %d %s", r.code, r.body)
+	}
+	if s := h.Status().Repos[0]; s.FromUpstreams != 0 || s.FromParents < int64(len(big.data)) {
+		t.Errorf("%+v", s)
+	}
+}
+
 func TestCircleOfParentsEnds(t *testing.T) {
 	key := newSigner(t)
 	var h *house
-	h = newHouse(t, Repo{Keyrings: []string{key.file}, PassUnlisted: true}, func(o *Options, l *limits) {
+	h = newHouse(t, Repo{Keyring: key.ring, PassUnlisted: true}, func(o *Options, l *limits) {
 		o.Parents = func() []string { return []string{h.web.URL} }
 		l.head = 200 * time.Millisecond
 	})
@@ -360,7 +381,7 @@ func TestWhatWasServedIsToldAndCanBePrefetched(t *testing.T) {
 	if len(served) != 3 || served[2].Path != big.path() || served[2].Install != "install of 127.0.0.1" || !strings.HasPrefix(served[2].Verified, "signed by ") {
 		t.Fatalf("told: %+v", served)
 	}
-	next := newHouse(t, Repo{Upstreams: []string{u.URL}, Keyrings: []string{key.file}})
+	next := newHouse(t, Repo{Upstreams: []string{u.URL}, Keyring: key.ring})
 	for _, s := range served {
 		if err := next.Prefetch(t.Context(), s.Repo, s.Path); err != nil {
 			t.Error(err)
@@ -440,7 +461,7 @@ func TestProxyForUpstreamsOnly(t *testing.T) {
 func TestOptionsAreChecked(t *testing.T) {
 	for name, o := range map[string]Repo{
 		"name": {Name: "De/bian", Upstreams: []string{"http://x"}}, "no upstream": {Name: "x"},
-		"url": {Name: "x", Upstreams: []string{"file:///x"}}, "keyring": {Name: "x", Upstreams: []string{"http://x"}, Keyrings: []string{"/nonexistent"}},
+		"url": {Name: "x", Upstreams: []string{"file:///x"}}, "keyring": {Name: "x", Upstreams: []string{"http://x"}, Keyring: []byte("no keys")},
 	} {
 		h := newHouse(t, Repo{Upstreams: []string{"http://127.0.0.1:1"}})
 		bad := h.o

@@ -155,7 +155,7 @@ func FuzzInRelease(f *testing.F) {
 	key := newSigner(f)
 	f.Add(key.clear(f, []byte("Suite: x\n- y\n\n")))
 	f.Add([]byte("-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nx\n-----BEGIN PGP SIGNATURE-----\n\n=xxxx\n-----END PGP SIGNATURE-----\n"))
-	ring, err := readKeyring([]string{key.file}, func() time.Time { return epoch.Add(2 * time.Hour) })
+	ring, err := readKeyring(key.ring, func() time.Time { return epoch.Add(2 * time.Hour) })
 	if err != nil {
 		f.Fatal(err)
 	}

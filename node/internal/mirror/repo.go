@@ -51,7 +51,7 @@ func (m *Mirror) newRepo(o Repo) (*repo, error) {
 		misses: newMisses(4096, m.limits.missLife, m.o.Now), luck: newBucket(m.limits.missRate, m.limits.missFree, m.o.Now),
 	}
 	var err error
-	if r.keys, err = readKeyring(o.Keyrings, m.o.Now); err != nil {
+	if r.keys, err = readKeyring(o.Keyring, m.o.Now); err != nil {
 		return nil, err
 	}
 	client := &http.Client{Transport: transport(m.o.Proxy, true), CheckRedirect: noRedirect}
@@ -98,12 +98,7 @@ func (r *repo) restore() {
 
 // sources are who is asked, in order; who has failed a moment ago comes last.
 func (r *repo) sources() []*source {
-	var out []*source
-	for _, base := range r.m.parents() {
-		if s := r.m.parent(base, r.Name); s != nil {
-			out = append(out, s)
-		}
-	}
+	out := r.m.others(r.m.o.Parents, r.Name)
 	if len(out) == 0 {
 		out = slices.Clone(r.upstreams)
 	}
@@ -116,6 +111,15 @@ func (r *repo) sources() []*source {
 	}
 	slices.SortStableFunc(out, func(a, b *source) int { return cmp.Compare(down(a), down(b)) })
 	return out
+}
+
+// beside are mirrors that may have what no source gives. Who asks for his own clients only asks them: else two that lack
+// something would ask each other.
+func (r *repo) beside(hops int) []*source {
+	if hops > 0 {
+		return nil
+	}
+	return r.m.others(r.m.o.Beside, r.Name)
 }
 
 func (r *repo) count(s *source, n int64) {

@@ -170,6 +170,14 @@ func (rt *root) refresh(ctx context.Context, hops, seen int) error {
 		}
 		m.log.Debug("metadata not taken", "repo", rt.repo.Name, "root", rt.dir, "source", s.base.Redacted(), "error", err)
 	}
+	if first, _ := rt.newest(); first == nil && !missing && ctx.Err() == nil { // what is old is better than nothing
+		for _, s := range rt.repo.beside(hops) {
+			if err := rt.refreshFrom(ctx, s, hops); err == nil {
+				m.log.Info("metadata comes from a mirror beside this one", "repo", rt.repo.Name, "root", rt.dir, "mirror", s.base.Redacted())
+				return nil
+			}
+		}
+	}
 	err := errors.Join(errs...)
 	switch {
 	case len(errs) == 0:

@@ -47,7 +47,7 @@ func TestRepositoryOfDNF(t *testing.T) {
 	files := map[string][]byte{}
 	fedora(t, files, &key, small, big)
 	u := newUpstream(t, files)
-	h := newHouse(t, Repo{Upstreams: []string{u.URL}, Keyrings: []string{key.file}})
+	h := newHouse(t, Repo{Upstreams: []string{u.URL}, Keyring: key.ring})
 	for name, data := range files { // in any order: the list of packages is fetched when it is needed
 		if name == "os/repodata/repomd.xml" {
 			continue
@@ -68,7 +68,7 @@ func TestRepomdIsHeldToItsSignature(t *testing.T) {
 	files := map[string][]byte{}
 	fedora(t, files, nil, small)
 	u := newUpstream(t, files)
-	h := newHouse(t, Repo{Upstreams: []string{u.URL}, Keyrings: []string{key.file}})
+	h := newHouse(t, Repo{Upstreams: []string{u.URL}, Keyring: key.ring})
 	h.wantCode("os/repodata/repomd.xml", 502, "repomd.xml.asc") // with a keyring there must be one
 	free := newHouse(t, Repo{Upstreams: []string{u.URL}})
 	free.want("os/repodata/repomd.xml", files["os/repodata/repomd.xml"])

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
@@ -23,28 +22,29 @@ type keyring struct {
 	now  func() time.Time
 }
 
+// CheckKeyring says why a keyring can not be used: see Repo.Keyring.
+func CheckKeyring(data []byte) error {
+	_, err := readKeyring(data, nil)
+	return err
+}
+
 // readKeyring reads keys, armored or not, as they lie in /usr/share/keyrings.
-func readKeyring(paths []string, now func() time.Time) (*keyring, error) {
-	if len(paths) == 0 {
+func readKeyring(data []byte, now func() time.Time) (*keyring, error) {
+	if len(data) == 0 {
 		return nil, nil
 	}
-	k := &keyring{now: now}
-	for _, p := range paths {
-		data, err := os.ReadFile(p)
-		if err != nil {
-			return nil, fmt.Errorf("keyring: %w", err)
-		}
-		read := openpgp.ReadKeyRing
-		if bytes.Contains(data, []byte("-----BEGIN PGP")) {
-			read = openpgp.ReadArmoredKeyRing
-		}
-		keys, err := read(bytes.NewReader(data))
-		if err != nil {
-			return nil, fmt.Errorf("keyring %s: %w", p, err)
-		}
-		k.keys = append(k.keys, keys...)
+	read := openpgp.ReadKeyRing
+	if bytes.Contains(data, []byte("-----BEGIN PGP")) {
+		read = openpgp.ReadArmoredKeyRing
 	}
-	return k, nil
+	keys, err := read(bytes.NewReader(data))
+	if err == nil && len(keys) == 0 {
+		err = errors.New("it has no key")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("keyring: %w", err)
+	}
+	return &keyring{keys: keys, now: now}, nil
 }
 
 // splitClear takes a clear-signed message apart. Nothing may stand before or after it: apt and we must not read

@@ -1,0 +1,198 @@
+//go:build wire
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"offshoot/e2e/lab"
+	"offshoot/e2e/story"
+	"offshoot/node/status"
+)
+
+// archive is a package repository without a signature, on the operator's machine, that counts what it is asked for.
+type archive struct {
+	files  map[string][]byte
+	server http.Server
+
+	mu    sync.Mutex
+	asked map[string]int
+}
+
+const (
+	archiveAddress = "192.168.42.5:8000"
+	archiveRelease = "dists/stable/Release"
+	archiveList    = "dists/stable/main/binary-amd64/Packages"
+	archiveDeb     = "pool/main/h/hello_1_amd64.deb"
+)
+
+func newArchive() *archive {
+	deb := make([]byte, 300_000)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(deb)
+	list := fmt.Appendf(nil, "Package: hello\nVersion: 1\nArchitecture: amd64\nMaintainer: nobody <nobody@example.net>\nDescription: test\nFilename: %s\nSize: %d\nSHA256: %x\n\n",
+		archiveDeb, len(deb), sha256.Sum256(deb))
+	release := fmt.Appendf(nil, "Suite: stable\nCodename: stable\nArchitectures: amd64\nComponents: main\nDate: %s\nSHA256:\n %x %d main/binary-amd64/Packages\n",
+		time.Now().UTC().Format("Mon, 02 Jan 2006 15:04:05 UTC"), sha256.Sum256(list), len(list))
+	return &archive{files: map[string][]byte{archiveRelease: release, archiveList: list, archiveDeb: deb}, asked: map[string]int{}}
+}
+
+func (a *archive) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	name := r.URL.Path[1:]
+	a.mu.Lock()
+	data, ok := a.files[name]
+	a.asked[name]++
+	a.mu.Unlock()
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
+	_, _ = w.Write(data) // who asked has gone
+}
+
+func (a *archive) count(name string) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.asked[name]
+}
+
+// openOn serves the archive on a host until the test ends, or it is closed.
+func (a *archive) openOn(t *testing.T, h *lab.Host) {
+	t.Helper()
+	var l net.Listener
+	if err := h.Do(func() (err error) {
+		l, err = net.Listen("tcp", archiveAddress)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	a.server.Handler, a.server.ReadHeaderTimeout = a, 10*time.Second
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = a.server.Serve(l) // it ends with an error always
+	}()
+	t.Cleanup(func() {
+		_ = a.server.Close()
+		<-ended
+	})
+}
+
+// TestPackagesCrossTheUplinkOnceAndOutliveIt: whichever node a machine asks, a package comes from upstream once; and with the
+// upstream gone, a node that never fetched anything has it from those beside it.
+func TestPackagesCrossTheUplinkOnceAndOutliveIt(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	w, small := world(t)
+	small, err := small.Roomy(ctx) // a mirror leaves a tenth of the disk free
+	if err != nil {
+		t.Fatal(err)
+	}
+	trio := trioOf(ctx, t, w, small)
+	a := newArchive()
+	a.openOn(t, w.Operator)
+	s, err := trio.Status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	holder := trio.Machine(s.Segments[0].Holder)
+	others := trio.Others(holder)
+	if out, err := holder.Offshoot(ctx, "mirror", "add", "inhouse", "http://"+archiveAddress+"/", "--unsigned"); err != nil {
+		t.Fatal(err, out)
+	}
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return w.Operator.Dial(ctx, network, address)
+		},
+	}}
+	get := func(from *story.Bare, path string) ([]byte, error) {
+		req, err := http.NewRequestWithContext(ctx, "GET", "http://"+net.JoinHostPort(hostOf(s, from), "7480")+"/repo/inhouse/"+path, nil)
+		if err != nil {
+			return nil, err
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = resp.Body.Close() }()
+		data, err := io.ReadAll(resp.Body)
+		if err == nil && resp.StatusCode != http.StatusOK {
+			err = fmt.Errorf("%s: %s", resp.Status, data)
+		}
+		return data, err
+	}
+	// apt's order: what is signed, what that names, what that names.
+	install := func(from *story.Bare) {
+		t.Helper()
+		for _, path := range []string{archiveRelease, archiveList, archiveDeb} {
+			data, err := get(from, path)
+			if err != nil || !bytes.Equal(data, a.files[path]) {
+				t.Errorf("%s from %s: %d bytes, %v", path, from.Host, len(data), err)
+			}
+		}
+	}
+	for _, b := range trio.Machines { // every node hears of the repository by the ledger
+		for m := mirrorOf(ctx, t, b); len(m.Repos) == 0 || len(m.Problems) > 0; m = mirrorOf(ctx, t, b) {
+			select {
+			case <-ctx.Done():
+				t.Fatalf("%s does not mirror the repository", b.Host)
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}
+	install(holder)
+	install(others[0])
+	if n := a.count(archiveDeb); n != 1 {
+		t.Errorf("the package crossed the uplink %d times", n)
+	}
+	if m := mirrorOf(ctx, t, others[0]).Repos[0]; m.FromUpstreams != 0 || m.FromMirrors < int64(len(a.files[archiveDeb])) {
+		t.Errorf("a node below the holder: %+v", m)
+	}
+	_ = a.server.Close()
+	if out, err := holder.Offshoot(ctx, "segment", "move", "s1", others[1].Host.String()); err != nil {
+		t.Fatal(err, out)
+	}
+	install(others[1]) // at the top now, with an upstream that is gone, and empty until now
+	if m := mirrorOf(ctx, t, others[1]).Repos[0]; m.FromUpstreams != 0 || m.FromMirrors < int64(len(a.files[archiveDeb])) {
+		t.Errorf("the new holder: %+v", m)
+	}
+	if data, err := get(others[1], "pool/main/h/another_1_amd64.deb"); err == nil {
+		t.Errorf("%d bytes of a package that nothing names", len(data))
+	}
+}
+
+// hostOf is the address of a machine's node.
+func hostOf(s status.Status, b *story.Bare) string {
+	for _, n := range s.Nodes {
+		if n.Name == b.Host.String() {
+			host, _, _ := net.SplitHostPort(n.Address)
+			return host
+		}
+	}
+	return ""
+}
+
+// mirrorOf is what a node's mirror says.
+func mirrorOf(ctx context.Context, t *testing.T, b *story.Bare) (m status.Mirror) {
+	t.Helper()
+	out, err := b.Offshoot(ctx, "mirror", "status", "-o", "json")
+	if err == nil {
+		err = json.Unmarshal([]byte(out), &m)
+	}
+	if err != nil {
+		t.Fatalf("mirror status on %s: %v: %s", b.Host, err, out)
+	}
+	return m
+}

@@ -1,0 +1,35 @@
+package status
+
+import "time"
+
+// Mirror is what one node's mirror of package repositories has done since it began, and what is wrong with it.
+type Mirror struct {
+	Repos    []Repo   `json:"repos"`
+	Problems []string `json:"problems"` // sentences for people
+}
+
+// Repo is one repository.
+type Repo struct {
+	Name      string      `json:"name"`
+	Upstreams []string    `json:"upstreams"`
+	Above     []string    `json:"above"`  // mirrors of other nodes that are asked instead
+	Signed    bool        `json:"signed"` // a keyring vouches for it; else it is held to its own sums only
+	Unlisted  bool        `json:"unlisted,omitempty"`
+	States    []RepoState `json:"states,omitempty"`
+	Pins      int         `json:"pins"` // clients and installations that are held to one state
+
+	// Bytes that clients got from the disk, and that came from other mirrors and from upstreams.
+	FromDisk      int64 `json:"from_disk"`
+	FromMirrors   int64 `json:"from_mirrors"`
+	FromUpstreams int64 `json:"from_upstreams"`
+	Mismatches    int64 `json:"mismatches"` // files that no source has as the metadata names them
+}
+
+// RepoState is the newest state of one folder with metadata.
+type RepoState struct {
+	Dir        string    `json:"dir"`
+	Verified   string    `json:"verified"` // "signed by KEY" or "unverified"
+	Checked    time.Time `json:"checked"`  // when a source last said that this is the newest
+	ValidUntil time.Time `json:"valid_until,omitzero"`
+	Stale      string    `json:"stale,omitempty"` // why it may be out of date
+}
