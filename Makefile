@@ -121,6 +121,11 @@ bench-lease: ## leases beside Kea and dnsmasq, and the size of a datacentre (as 
 	$(MAKE) build
 	go run ./e2e/bench lease $(PARTS)
 
+.PHONY: bench-share
+bench-share: ## one artifact from one machine to eight, beside aria2c and nginx on the same links (as root; SHARE='-rate 0 …')
+	.ci/deps build wire
+	go run ./e2e/bench share $(SHARE)
+
 .PHONY: fuzz
 fuzz: $(IPXE) ## every fuzz target for a minute (FUZZTIME=10m for longer)
 	.ci/fuzz $(or $(FUZZTIME),60s)

@@ -78,7 +78,7 @@ func hostileEvicted(ctx context.Context, k *siege) {
 		k.t.Fatal("the stolen certificate does not work even before it is revoked: this would prove nothing")
 	}
 	open := map[string]*tls.Conn{}
-	for _, protocol := range []string{"offshoot-raft", "offshoot-peer"} {
+	for _, protocol := range []string{"offshoot-raft", "offshoot-peer", "offshoot-share"} {
 		c, err := shake(ctx, k.stranger, k.home+":7400", protocol, cert)
 		if err != nil {
 			k.t.Fatal(err)

@@ -171,7 +171,7 @@ func hostilePorts(ctx context.Context, k *siege) {
 	}
 	k.move(ctx)
 	certs := map[string][]tls.Certificate{"no certificate": nil, "a forged certificate": {k.forgedID(m1Node(k.status(ctx)).ID)}}
-	for _, protocol := range []string{"offshoot-raft", "offshoot-peer", "offshoot-operate", "h2", "http/1.1", ""} {
+	for _, protocol := range []string{"offshoot-raft", "offshoot-peer", "offshoot-share", "offshoot-operate", "h2", "http/1.1", ""} {
 		for with, cert := range certs {
 			c, err := shake(ctx, k.stranger, k.home+":7400", protocol, cert...)
 			if err == nil { // in TLS 1.3 the server's refusal comes after the client's end of the handshake

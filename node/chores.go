@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"time"
 
@@ -120,31 +119,12 @@ func (s *services) fetch(ctx context.Context, a swarm.Artifact) error {
 		return nil
 	}
 	started := time.Now()
+	before := s.share.Stats().Fetched
 	if err := s.share.Fetch(ctx, digest, a.Size, nil); err != nil {
 		return err
 	}
-	s.node.log.Info("artifact fetched", "artifact", a.Name, "bytes", a.Size, "took", time.Since(started))
+	s.node.log.Info("artifact fetched", "artifact", a.Name, "bytes", a.Size, "pieces", s.share.Stats().Fetched-before, "took", time.Since(started))
 	return nil
-}
-
-// fetcher gets artifacts from the nodes that are alive, those that are warm first.
-func (s *services) fetcher() *share.HTTP {
-	return share.NewHTTP(share.Options{
-		Store: s.store, Client: func(string) *http.Client { return s.client.HTTP() }, Logger: s.node.log.With("part", "share"),
-		Peers: func(share.Digest) []string {
-			var warm, cold []string
-			for _, n := range s.state.View().Nodes() {
-				switch {
-				case n.ID == s.memory.Node || n.Left || !s.alive(n.ID):
-				case n.Warm:
-					warm = append(warm, "https://"+n.Address)
-				default:
-					cold = append(cold, "https://"+n.Address)
-				}
-			}
-			return append(warm, cold...)
-		},
-	})
 }
 
 // renewPause is how often the certificate's age is looked at, and how soon a failed renewal is tried again.

@@ -15,6 +15,7 @@ import (
 	"offshoot/node/internal/peer"
 	"offshoot/node/status"
 	"offshoot/swarm"
+	"offshoot/swarm/share"
 )
 
 var _ api.Desk = (*desk)(nil)
@@ -93,6 +94,48 @@ func (d *desk) Operators() []status.Operator { return operatorList(d.s.state.Vie
 
 // Audit is what operators decided, the oldest first.
 func (d *desk) Audit() []status.AuditEntry { return auditList(d.s.state.View()) }
+
+// Artifacts are all that the swarm knows of.
+func (d *desk) Artifacts() []status.Artifact {
+	return artifactList(d.s.state.View(), d.s.alive, func(digest string) bool { return d.s.share.Has(share.Digest(digest)) })
+}
+
+func artifactList(view swarm.View, alive func(swarm.NodeID) bool, here func(digest string) bool) []status.Artifact {
+	needs := map[string][]string{}
+	for _, p := range view.Profiles() {
+		for _, digest := range p.Needs() {
+			if !slices.Contains(needs[digest], p.Name) {
+				needs[digest] = append(needs[digest], p.Name)
+			}
+		}
+	}
+	warm := map[string]int{}
+	for _, n := range view.Nodes() {
+		if !n.Warm || n.Left || !alive(n.ID) {
+			continue
+		}
+		for _, p := range n.Ports {
+			if p.Segment != "" {
+				warm[p.Segment]++
+			}
+		}
+	}
+	out := []status.Artifact{}
+	for _, a := range view.Artifacts() {
+		line := status.Artifact{
+			Digest: a.Digest, Name: a.Name, Size: a.Size, Origin: a.Origin, Verified: a.Verified, InfoHash: a.InfoHash, Profiles: []string{}, Here: here(a.Digest),
+			Warm: map[string]int{},
+		}
+		if len(needs[a.Digest]) > 0 {
+			line.Profiles, line.Warm = needs[a.Digest], warm
+		}
+		out = append(out, line)
+	}
+	slices.SortFunc(out, func(a, b status.Artifact) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Digest, b.Digest))
+	})
+	return out
+}
 
 // leaseList is one line for each address, reservations that nobody has claimed yet included.
 func leaseList(view swarm.View, now time.Time) []status.Lease {

@@ -37,6 +37,28 @@ func (b *book) try(actor string, op swarm.Op) error {
 	return b.state.Apply(swarm.Command{ID: swarm.NewID(), Time: b.now, By: seedID, Actor: actor, Op: op}).Err()
 }
 
+func TestArtifactListSaysWhoNeedsAndHasThem(t *testing.T) {
+	t.Parallel()
+	b := newBook(t)
+	b.apply("", swarm.PutArtifact{Artifact: swarm.Artifact{Digest: "d1", Name: "image", Size: 7, InfoHash: "i1"}})
+	b.apply("", swarm.PutArtifact{Artifact: swarm.Artifact{Digest: "d2", Name: "former image"}})
+	b.apply("", swarm.PutProfile{Profile: swarm.Profile{Name: "p", Image: "d1", Binary: "d1"}})
+	b.apply("", swarm.ReportNode{Address: "192.168.42.1:7400", Warm: true, Protocol: swarm.Protocol, Ports: []swarm.Port{{MAC: "02:00:00:00:00:01", Segment: "s1"}, {MAC: "02:00:00:00:00:02"}}})
+	list := func(alive bool) []status.Artifact {
+		return artifactList(b.state.View(), func(swarm.NodeID) bool { return alive }, func(digest string) bool { return digest == "d2" })
+	}
+	want := []status.Artifact{
+		{Digest: "d2", Name: "former image", Profiles: []string{}, Here: true, Warm: map[string]int{}},
+		{Digest: "d1", Name: "image", Size: 7, InfoHash: "i1", Profiles: []string{"p"}, Warm: map[string]int{"s1": 1}},
+	}
+	if got := list(true); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v", got)
+	}
+	if got := list(false); len(got[1].Warm) != 0 {
+		t.Errorf("nobody is there, and has it: %+v", got[1])
+	}
+}
+
 func TestLeaseListHasEveryAddressThatIsSpokenFor(t *testing.T) {
 	t.Parallel()
 	b := newBook(t)

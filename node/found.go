@@ -127,7 +127,7 @@ func (l *larder) stock(ctx context.Context, s Seed) (swarm.Profile, []swarm.Arti
 		if err != nil {
 			return "", err
 		}
-		all = append(all, swarm.Artifact{Digest: string(a.Digest), Size: a.Size, Name: name, Origin: origin, Verified: verified})
+		all = append(all, swarm.Artifact{Digest: string(a.Digest), Size: a.Size, Name: name, Origin: origin, Verified: verified, InfoHash: a.InfoHash})
 		return string(a.Digest), nil
 	}
 	abs, err := filepath.Abs(s.Image)

@@ -49,7 +49,7 @@ type services struct {
 
 	*core
 	client *peer.Client
-	share  *share.HTTP
+	share  *share.Torrent
 	ground *ground
 	leaver *leaver
 	repos  *repos
@@ -115,16 +115,18 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 	s.client = peer.NewClient(func(ctx context.Context, addr string) (net.Conn, error) {
 		return s.identity.Dial(ctx, identity.ProtoPeer, addr, "")
 	})
-	s.share = s.fetcher()
-	if err := s.openCore(mux, home); err != nil {
+	if s.share, err = s.sharing(mux.Listener(identity.ProtoShare)); err != nil {
 		return nil, nil, errors.Join(err, l.Close())
+	}
+	if err := s.openCore(mux, home); err != nil {
+		return nil, nil, errors.Join(err, s.share.Close(), l.Close())
 	}
 	if err := s.service.authorities.load(); err != nil {
 		log.Warn("this node can sign for nobody until the leader brings the CA's key again", "error", err)
 	}
 	s.repos = &repos{replica: s.replica, dir: s.node.o.DataDir, store: s.store, alive: s.alive, log: log.With("part", "mirror")}
 	if err := s.openGround(); err != nil {
-		return nil, nil, errors.Join(err, l.Close(), s.core.close())
+		return nil, nil, errors.Join(err, s.share.Close(), l.Close(), s.core.close())
 	}
 	s.leaver = &leaver{replica: s.replica, alive: s.alive, log: log}
 	if s.taker != nil {
@@ -147,7 +149,12 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 		{s.watch},
 		{task.Func("beginning", s.begin), task.Func("progress", s.progress)},
 	}
-	return stages, s.client.Close, nil
+	return stages, func() {
+		if err := s.share.Close(); err != nil {
+			log.Warn("the exchange of artifacts did not end well", "error", err)
+		}
+		s.client.Close()
+	}, nil
 }
 
 // joinTime bounds what a stranger at the join door may take for one request.
@@ -389,9 +396,11 @@ func (d *desk) picture() *picture {
 	}}
 }
 
-// Status describes the whole swarm, and what is wrong with this node's mirror.
+// Status describes the whole swarm, and what this node has exchanged, and what is wrong with its mirror.
 func (d *desk) Status(ctx context.Context) status.Status {
 	s := d.picture().Status(ctx)
+	moved := d.s.share.Stats()
+	s.Exchange = status.Exchange{Fetched: moved.Fetched, Served: moved.Served, BadPieces: moved.BadPieces}
 	for _, problem := range d.s.repos.picture().Problems {
 		s.Problems = append(s.Problems, status.Problem{What: "the mirror of " + s.Asked + ": " + problem, Next: "offshoot mirror status"})
 	}

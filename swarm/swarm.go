@@ -231,6 +231,8 @@ type Artifact struct {
 	Name     string `json:"name"`
 	Origin   string `json:"origin"`
 	Verified string `json:"verified"` // "signed by …", "pinned", "built here", "unverified"
+	// InfoHash names it to BitTorrent, 40 hexadecimal digits; "" for what is too small to be cut in pieces.
+	InfoHash string `json:"infohash,omitempty"`
 }
 
 // Event is one line of the swarm's diary, most of them on the timeline of a machine.

@@ -27,6 +27,8 @@ func main() {
 	var err error
 	if len(os.Args) > 1 && os.Args[1] == "lease" {
 		err = leaseBench(ctx, os.Args[2:])
+	} else if len(os.Args) > 1 && os.Args[1] == "share" {
+		err = shareBench(ctx, os.Args[2:])
 	} else {
 		err = bench(ctx)
 	}

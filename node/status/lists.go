@@ -25,6 +25,21 @@ type Lease struct {
 	Expires  time.Time `json:"expires,omitzero"`   // zero: never
 }
 
+// Artifact is immutable bytes that the swarm knows by their SHA-256.
+type Artifact struct {
+	Digest   string   `json:"digest"`
+	Name     string   `json:"name"`
+	Size     int64    `json:"size"` // bytes
+	Origin   string   `json:"origin,omitempty"`
+	Verified string   `json:"verified"`           // "signed by …", "pinned", "built here", "unverified"
+	InfoHash string   `json:"infohash,omitempty"` // of its torrent; empty: travels as a whole
+	Profiles []string `json:"profiles"`           // that need it
+	Here     bool     `json:"here"`               // the node that answers has it
+	// Warm counts by segment the living nodes that said they have all that the profiles need, this among it; of what no profile
+	// needs nobody keeps count.
+	Warm map[string]int `json:"warm"`
+}
+
 // TicketExpired is a ticket that nobody redeemed in time; the other states are those of package swarm.
 const TicketExpired = "expired"
 

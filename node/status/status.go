@@ -17,6 +17,7 @@ type Status struct {
 	Quorum   bool      `json:"quorum"` // decisions can be written down
 	Problems []Problem `json:"problems"`
 	CA       *CAChange `json:"ca,omitempty"` // while the swarm's CA is being replaced
+	Exchange Exchange  `json:"exchange"`
 	Nodes    []Node    `json:"nodes"`
 	Segments []Segment `json:"segments"`
 	Machines []Machine `json:"machines"`
@@ -26,6 +27,13 @@ type Status struct {
 type Problem struct {
 	What string `json:"what"`
 	Next string `json:"next"`
+}
+
+// Exchange is what the node that answers has moved by BitTorrent since it began.
+type Exchange struct {
+	Fetched   int64 `json:"fetched"`    // bytes that were new here
+	Served    int64 `json:"served"`     // bytes that others got from here
+	BadPieces int   `json:"bad_pieces"` // pieces that were not what the infohash says: thrown away, and their sender dropped
 }
 
 // CAChange is how far the replacement of the swarm's CA has come. It ends when every node has a certificate of the new one.

@@ -72,7 +72,7 @@ func TestEvictedIsRefusedInEveryHandshakeOfBothDirections(t *testing.T) {
 	a, b := member(t, ca, Options{Refused: banned.refused}), member(t, ca, Options{})
 	ma, mb := runMux(t, a, nil), runMux(t, b, nil)
 	banned.add(b.Self().Serial)
-	for _, proto := range []string{ProtoRaft, ProtoPeer} {
+	for _, proto := range []string{ProtoRaft, ProtoPeer, ProtoShare} {
 		if c, err := b.Dial(t.Context(), proto, ma.ln.Addr().String(), a.Node()); err == nil {
 			dead(t, "evicted calls "+proto, c)
 		}

@@ -119,6 +119,8 @@ func TestMuxKeepsStrangersOut(t *testing.T) {
 	for name, cfg := range map[string]*tls.Config{
 		"no certificate on raft":        bare(ProtoRaft),
 		"no certificate on peer":        bare(ProtoPeer),
+		"no certificate on share":       bare(ProtoShare),
+		"foreign certificate on share":  trusting(ProtoShare),
 		"foreign certificate on raft":   trusting(ProtoRaft),
 		"foreign certificate on peer":   trusting(ProtoPeer),
 		"no protocol":                   bare(),

@@ -63,7 +63,7 @@ func TestOperatorIsServedAtItsOwnDoorOnly(t *testing.T) {
 	}
 	alive(t, "operator", client, server)
 
-	for _, proto := range []string{ProtoRaft, ProtoPeer} {
+	for _, proto := range []string{ProtoRaft, ProtoPeer, ProtoShare} {
 		r := meet(t, a.serverConfig(nowhere(), proto), as(t, f, proto))
 		refusedBy(t, r.server, r.client, ErrWrongRole)
 	}
@@ -89,7 +89,7 @@ func TestOperatorCannotAnswerAsNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, proto := range []string{ProtoRaft, ProtoPeer, ProtoOperate, ProtoJoin} {
+	for _, proto := range []string{ProtoRaft, ProtoPeer, ProtoShare, ProtoOperate, ProtoJoin} {
 		server := base([]string{proto})
 		chain := [][]byte{creds.leaf.Raw, creds.ca.Raw}
 		server.Certificates = []tls.Certificate{{Certificate: chain, PrivateKey: f.key()}}

@@ -18,6 +18,8 @@ const (
 	ProtoRaft = "offshoot-raft"
 	// ProtoPeer carries the peer API; both sides show a node's certificate.
 	ProtoPeer = "offshoot-peer"
+	// ProtoShare carries pieces of artifacts; both sides show a node's certificate.
+	ProtoShare = "offshoot-share"
 	// ProtoOperate is where operators ask and command; the client shows an operator's certificate, the server a node's.
 	ProtoOperate = "offshoot-operate"
 	// ProtoJoin is where tickets are redeemed; only the server shows a certificate.

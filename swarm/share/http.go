@@ -3,7 +3,6 @@ package share
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -48,9 +47,10 @@ type HTTP struct {
 	log   *slog.Logger
 	slots chan struct{} // transfers under way
 
-	mu      sync.Mutex
-	flights map[Digest]*flight
-	banned  map[string]time.Time // base URL to the end of its ban
+	flights *flights
+
+	mu     sync.Mutex
+	banned map[string]time.Time // base URL to the end of its ban
 }
 
 var _ Share = (*HTTP)(nil)
@@ -76,10 +76,9 @@ func NewHTTP(opts Options) *HTTP {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &HTTP{
-		opts: opts, log: log, slots: make(chan struct{}, opts.Parallel),
-		flights: map[Digest]*flight{}, banned: map[string]time.Time{},
-	}
+	h := &HTTP{opts: opts, log: log, slots: make(chan struct{}, opts.Parallel), banned: map[string]time.Time{}}
+	h.flights = newFlights(opts.Store, h.transfer)
+	return h
 }
 
 // Publish implements Share.
@@ -99,160 +98,21 @@ func (h *HTTP) Open(d Digest) (io.ReadSeekCloser, error) {
 // Has implements Share.
 func (h *HTTP) Has(d Digest) bool { return h.opts.Store.Has(d) }
 
-// flight is one transfer and the callers of Fetch that wait for it. Its fields are guarded by HTTP.mu, but for done,
-// size and cancel, which are set once, and err, which is read after done.
-type flight struct {
-	size    int64
-	cancel  context.CancelFunc
-	waiters int
-	done    chan struct{}
-	err     error
-
-	report sync.Mutex // guards the two below, and is held while they are called
-	told   map[int]func(int64)
-	next   int
-}
-
-func (f *flight) subscribe(progress func(int64)) (unsubscribe func()) {
-	if progress == nil {
-		return func() {}
-	}
-	f.report.Lock()
-	defer f.report.Unlock()
-	id := f.next
-	f.next++
-	f.told[id] = progress
-	return func() {
-		f.report.Lock()
-		defer f.report.Unlock()
-		delete(f.told, id)
-	}
-}
-
-func (f *flight) tell(done int64) {
-	f.report.Lock()
-	defer f.report.Unlock()
-	for _, progress := range f.told {
-		progress(done)
-	}
-}
-
 // Fetch implements Share. What was received of a transfer that ended early stays aside, and is continued by the next
 // Fetch, also after a restart of the process.
 func (h *HTTP) Fetch(ctx context.Context, d Digest, size int64, progress func(done int64)) error {
-	if _, err := ParseDigest(string(d)); err != nil {
-		return fmt.Errorf("fetch: %w", err)
-	}
-	if size < 0 {
-		return fmt.Errorf("fetch %s: size %d", d, size)
-	}
-	if size == 0 && d != DigestOf(nil) {
-		return fmt.Errorf("fetch %s: %w: nothing has another digest", d, ErrMismatch)
-	}
-	err := h.fetch(ctx, d, size, progress)
-	if err != nil {
-		return fmt.Errorf("fetch %s: %w", d, err)
-	}
-	return nil
-}
-
-func (h *HTTP) fetch(ctx context.Context, d Digest, size int64, progress func(int64)) error {
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if have, ok := h.opts.Store.stat(d); ok {
-			if have != size {
-				return fmt.Errorf("%w: it has %d bytes, wanted %d", ErrMismatch, have, size)
-			}
-			if progress != nil {
-				progress(size)
-			}
-			return nil
-		}
-		f, joined := h.board(ctx, d, size)
-		if !joined { // the last caller gave up and it is about to end: wait for that, then begin anew
-			select {
-			case <-f.done:
-				continue
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		if f.size != size {
-			h.leave(f)
-			return fmt.Errorf("%w: another caller fetches it with %d bytes, wanted %d", ErrMismatch, f.size, size)
-		}
-		unsubscribe := f.subscribe(progress)
-		select {
-		case <-f.done:
-		case <-ctx.Done():
-		}
-		unsubscribe()
-		h.leave(f)
-		select {
-		case <-f.done:
-		default:
-			return ctx.Err() // the others go on
-		}
-		if f.err != nil && ctx.Err() != nil {
-			return ctx.Err() // the transfer only knows that it was cancelled
-		}
-		if f.err == nil && progress != nil {
-			progress(size)
-		}
-		return f.err
-	}
-}
-
-// board takes the caller into the transfer of d, which it starts if there is none.
-func (h *HTTP) board(ctx context.Context, d Digest, size int64) (f *flight, joined bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if f, ok := h.flights[d]; ok {
-		if f.waiters == 0 {
-			return f, false
-		}
-		f.waiters++
-		return f, true
-	}
-	// It lives as long as any of its callers, not as the first one.
-	flying, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	f = &flight{size: size, cancel: cancel, waiters: 1, done: make(chan struct{}), told: map[int]func(int64){}}
-	h.flights[d] = f
-	go func() {
-		defer cancel()
-		err := h.transfer(flying, d, f)
-		h.mu.Lock()
-		f.err = err
-		delete(h.flights, d)
-		h.mu.Unlock()
-		close(f.done)
-	}()
-	return f, true
-}
-
-// leave ends the transfer with its last caller, and then waits for its end: nothing is left running.
-func (h *HTTP) leave(f *flight) {
-	h.mu.Lock()
-	f.waiters--
-	last := f.waiters == 0
-	h.mu.Unlock()
-	if last {
-		f.cancel()
-		<-f.done
-	}
+	return h.flights.Fetch(ctx, d, size, progress)
 }
 
 // transfer is the flight's goroutine.
-func (h *HTTP) transfer(ctx context.Context, d Digest, f *flight) error {
+func (h *HTTP) transfer(ctx context.Context, d Digest, size int64, tell func(done int64)) error {
 	select {
 	case h.slots <- struct{}{}:
 		defer func() { <-h.slots }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	t := &transfer{http: h, digest: d, size: f.size, tell: f.tell}
+	t := &transfer{http: h, digest: d, size: size, tell: tell}
 	err := explain(t.run(ctx))
 	if errors.Is(err, ErrDiskFull) && t.part != nil {
 		t.part.discard() // else the disk stays full of what no one can finish

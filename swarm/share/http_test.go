@@ -255,7 +255,7 @@ func TestCancelledTransferEndsAndIsContinuedAfterRestart(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Fatal("a cancelled transfer goes on")
 	}
-	if len(h.flights) != 0 || len(h.slots) != 0 {
+	if len(h.flights.m) != 0 || len(h.slots) != 0 {
 		t.Error("a transfer is left running")
 	}
 	if all, err := s.List(); err != nil || len(all) != 0 || h.Has(d) {
@@ -332,9 +332,9 @@ func TestTransfersAreBounded(t *testing.T) {
 		wg.Go(func() { _ = h.Fetch(t.Context(), DigestOf([]byte{byte(i)}), 1, nil) })
 	}
 	until(t, "all have come, and as many as may are asking", func() bool {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		return len(h.flights) == callers && now.Load() >= limit
+		h.flights.mu.Lock()
+		defer h.flights.mu.Unlock()
+		return len(h.flights.m) == callers && now.Load() >= limit
 	})
 	close(gate)
 	wg.Wait()

@@ -28,7 +28,7 @@ func NewMemory(peers ...*Memory) *Memory { return &Memory{peers: peers, held: ma
 func (m *Memory) PublishBytes(data []byte) Artifact {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	a := Artifact{Digest: DigestOf(data), Size: int64(len(data))}
+	a := Artifact{Digest: DigestOf(data), Size: int64(len(data)), InfoHash: infoHashOfBytes(data)}
 	m.held[a.Digest] = bytes.Clone(data)
 	return a
 }

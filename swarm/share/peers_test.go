@@ -173,9 +173,9 @@ func until(t *testing.T, what string, ok func() bool) {
 }
 
 func (h *HTTP) waiting(d Digest) int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if f := h.flights[d]; f != nil {
+	h.flights.mu.Lock()
+	defer h.flights.mu.Unlock()
+	if f := h.flights.m[d]; f != nil {
 		return f.waiters
 	}
 	return 0

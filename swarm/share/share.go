@@ -5,8 +5,8 @@
 // functions. It never shows a byte under a digest before the whole file has matched it, and it keeps no list of holders:
 // a peer has an artifact if it answers with one.
 //
-// Package node may import it, and through node what needs its types (web, the agent's server side). It imports the
-// standard library only. See DESIGN.md.
+// Package node may import it, and through node what needs its types (web, the agent's server side). Of foreign code it
+// imports the BitTorrent client, which gets no socket of its own. See DESIGN.md.
 package share
 
 import (
@@ -56,6 +56,8 @@ func digestOf(sum []byte) Digest { return Digest(hex.EncodeToString(sum)) }
 type Artifact struct {
 	Digest Digest `json:"digest"`
 	Size   int64  `json:"size"` // bytes
+	// InfoHash names the artifact to BitTorrent, 40 lower case hexadecimal digits. It follows from the bytes. "" below 1 MiB.
+	InfoHash string `json:"infohash,omitempty"`
 }
 
 // Share is what the rest of a node sees of artifacts; how they travel is the implementation's affair. All methods are

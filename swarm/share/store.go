@@ -35,6 +35,7 @@ const (
 type Store struct {
 	dir   string
 	index *index
+	infos *infos
 	free  func(dir string) (int64, error) // bytes; a field so that tests can fill the disk
 
 	mu sync.Mutex // excludes Remove from the last step of an insertion
@@ -44,7 +45,7 @@ type Store struct {
 // day.
 func OpenStore(dir string) (*Store, error) {
 	s := &Store{dir: dir, free: freeBytes}
-	for _, d := range []string{dir, filepath.Join(dir, tempDir), filepath.Join(dir, partialDir)} {
+	for _, d := range []string{dir, filepath.Join(dir, tempDir), filepath.Join(dir, partialDir), filepath.Join(dir, infoDir)} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return nil, fmt.Errorf("open store: %w", err)
 		}
@@ -55,6 +56,10 @@ func OpenStore(dir string) (*Store, error) {
 	// Either way: the clock may have stood anywhere when they were written.
 	young := func(info fs.FileInfo) bool { return time.Since(info.ModTime()).Abs() < partialLife }
 	if err := sweep(filepath.Join(dir, partialDir), young); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	var err error
+	if s.infos, err = openInfos(filepath.Join(dir, infoDir), filepath.Join(dir, tempDir), s.wantsInfo); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	s.index = openIndex(filepath.Join(dir, indexFile))
@@ -112,7 +117,8 @@ func (s *Store) publish(ctx context.Context, path string) (Artifact, error) {
 	}
 	if a, ok := s.index.lookup(path, info); ok {
 		if size, here := s.stat(a.Digest); here && size == a.Size {
-			return a, nil
+			a.InfoHash, err = s.describe(ctx, a.Digest)
+			return a, err
 		}
 	}
 	if err := s.room(info.Size()); err != nil {
@@ -175,13 +181,25 @@ func (s *Store) insert(ctx context.Context, fill func(*os.File) error) (Artifact
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return Artifact{}, err
 	}
-	hash := sha256.New()
-	size, err := copyHash(ctx, hash, f)
+	info, err := f.Stat()
+	if err != nil {
+		return Artifact{}, err
+	}
+	hash, pieces := sha256.New(), newPieceHash(info.Size())
+	both := io.Writer(hash)
+	if info.Size() >= minTorrent {
+		both = io.MultiWriter(hash, pieces)
+	}
+	size, err := copyHash(ctx, both, f)
 	if err != nil {
 		return Artifact{}, err
 	}
 	a := Artifact{Digest: digestOf(hash.Sum(nil)), Size: size}
-	return a, s.adopt(f, a.Digest)
+	if err := s.adopt(f, a.Digest); err != nil || size < minTorrent {
+		return a, err
+	}
+	a.InfoHash, err = s.describeAs(a.Digest, size, pieces)
+	return a, err
 }
 
 func copyHash(ctx context.Context, hash io.Writer, f io.Reader) (int64, error) {
@@ -281,7 +299,7 @@ func (s *Store) Path(d Digest) (string, error) {
 	return s.file(d), nil
 }
 
-// List is all artifacts here, sorted by digest.
+// List is all artifacts here, sorted by digest, without their infohashes: InfoHash has those.
 func (s *Store) List() ([]Artifact, error) {
 	var all []Artifact
 	dirs, err := os.ReadDir(s.dir)
@@ -319,6 +337,7 @@ func (s *Store) Remove(d Digest) error {
 	if err := os.Remove(s.file(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove %s: %w", d, err)
 	}
+	s.infos.forget(d)
 	return nil
 }
 

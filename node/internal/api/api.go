@@ -38,6 +38,7 @@ type Desk interface {
 	Audit() []status.AuditEntry
 	// Mirror is this node's mirror of package repositories.
 	Mirror() status.Mirror
+	Artifacts() []status.Artifact
 
 	// Propose writes an operator's decision down.
 	Propose(ctx context.Context, actor string, op swarm.Op) (swarm.Result, error)

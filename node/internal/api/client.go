@@ -117,6 +117,11 @@ func (c *Client) Audit(ctx context.Context) ([]status.AuditEntry, error) {
 	return get[[]status.AuditEntry](ctx, c, "/v1/audit")
 }
 
+// Artifacts asks for what the swarm knows of its artifacts.
+func (c *Client) Artifacts(ctx context.Context) ([]status.Artifact, error) {
+	return get[[]status.Artifact](ctx, c, "/v1/artifacts")
+}
+
 // Mirror asks for the node's mirror of package repositories.
 func (c *Client) Mirror(ctx context.Context) (status.Mirror, error) {
 	return get[status.Mirror](ctx, c, "/v1/mirror")

@@ -18,7 +18,7 @@ import (
 // rights is what each role may ask for, written down a second time: a new route needs a decision here as well.
 var rights = map[string]string{
 	"GET /v1/status": "view", "GET /v1/machines/{mac}": "view", "GET /v1/machines/{mac}/why": "view", "GET /v1/leases": "view",
-	"GET /v1/tickets": "view", "GET /v1/operators": "view", "GET /v1/audit": "view", "GET /v1/mirror": "view",
+	"GET /v1/tickets": "view", "GET /v1/operators": "view", "GET /v1/audit": "view", "GET /v1/mirror": "view", "GET /v1/artifacts": "view",
 
 	"POST /v1/machines/{mac}/arm": "operate", "POST /v1/machines/{mac}/name": "operate", "POST /v1/machines/{mac}/hold": "operate",
 	"POST /v1/tickets/{id}/revoke": "operate", "POST /v1/leases/reserve": "operate", "POST /v1/leases/unreserve": "operate",

@@ -25,6 +25,7 @@ func routes() map[string]route {
 		"GET /v1/tickets":            {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Tickets()), nil }},
 		"GET /v1/operators":          {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Operators()), nil }},
 		"GET /v1/audit":              {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Audit()), nil }},
+		"GET /v1/artifacts":          {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Artifacts()), nil }},
 		"GET /v1/mirror":             {role: view, do: func(q *request) (any, error) { return q.desk.Mirror(), nil }},
 
 		"POST /v1/machines/{mac}/arm":       {role: operate, look: machines, do: onMachine(arm)},

@@ -56,6 +56,9 @@ func Run(t *testing.T, pair Pair) {
 		"CancelledFetchLeavesNothing":   cancelledFetchLeavesNothing,
 		"ManyFetchersAreServed":         manyFetchersAreServed,
 		"TwoReadersDoNotDisturbAnother": twoReaders,
+		"InfoHashFollowsFromTheBytes":   infoHashFollowsFromTheBytes,
+		"WrongSizeOfALargeOneIsRefused": wrongSizeOfALargeOneIsRefused,
+		"FetchedIsServedOn":             fetchedIsServedOn,
 	} {
 		t.Run(name, func(t *testing.T) {
 			holder, fetcher := pair(t)
@@ -211,6 +214,52 @@ func wrongSizeIsRefused(t *testing.T, holder, fetcher share.Share) {
 	}
 	if err := fetcher.Fetch(t.Context(), a.Digest, a.Size, nil); err != nil {
 		t.Errorf("then with the right one: %v", err)
+	}
+}
+
+// infoHash is what BEP 3, written out by hand in another language, says of Bytes(3_000_000); it must never change, since the
+// ledger keeps it.
+const infoHash = "13e4f7e4927f105972d99cfbcb421eedf7136d2c"
+
+func infoHashFollowsFromTheBytes(t *testing.T, holder, fetcher share.Share) {
+	data := Bytes(3_000_000)
+	for _, s := range []share.Share{holder, fetcher, holder} {
+		if a := publish(t, s, data); a.InfoHash != infoHash {
+			t.Errorf("infohash %q, want %s", a.InfoHash, infoHash)
+		}
+	}
+	if a := publish(t, holder, data[:1<<20-1]); a.InfoHash != "" {
+		t.Errorf("a small one has the infohash %q", a.InfoHash)
+	}
+	if a := publish(t, holder, data[:1<<20]); len(a.InfoHash) != 40 {
+		t.Errorf("a mebibyte has the infohash %q", a.InfoHash)
+	}
+}
+
+func wrongSizeOfALargeOneIsRefused(t *testing.T, holder, fetcher share.Share) {
+	data := Bytes(3_000_000)
+	a := publish(t, holder, data)
+	for _, size := range []int64{a.Size - 1, a.Size + 1, 2 * a.Size} {
+		if err := fetcher.Fetch(t.Context(), a.Digest, size, nil); err == nil {
+			t.Errorf("fetched with size %d", size)
+		}
+		wantNothing(t, fetcher, a.Digest)
+	}
+	if err := fetcher.Fetch(t.Context(), a.Digest, a.Size, nil); err != nil {
+		t.Errorf("then with the right one: %v", err)
+	}
+	wantBytes(t, fetcher, a, data)
+}
+
+// fetchedIsServedOn: what was fetched is an artifact like any other.
+func fetchedIsServedOn(t *testing.T, holder, fetcher share.Share) {
+	data := Bytes(2_000_000)
+	a := publish(t, holder, data)
+	if err := fetcher.Fetch(t.Context(), a.Digest, a.Size, nil); err != nil {
+		t.Fatal(err)
+	}
+	if b := publish(t, fetcher, data); b != a {
+		t.Errorf("published again as %+v, want %+v", b, a)
 	}
 }
 
