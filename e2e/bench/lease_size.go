@@ -31,7 +31,7 @@ func (b *leases) size(ctx context.Context) error {
 	return errors.Join(append(failed, b.growth(ctx, program))...)
 }
 
-// growth compares the leader of 1,000 nodes with that of 100: one that holds no duty, and one that holds one, and so feeds the
+// growth compares the leader of 400 nodes with that of 100: one that holds no duty, and one that holds one, and so feeds the
 // followers of its segment.
 func (b *leases) growth(ctx context.Context, program string) error {
 	var text []string
@@ -39,7 +39,7 @@ func (b *leases) growth(ctx context.Context, program string) error {
 	for _, duty := range []bool{false, true} {
 		var all [2]metrics
 		var err error
-		for i, nodes := range []int{100, 1000} {
+		for i, nodes := range []int{100, 400} {
 			if err == nil {
 				all[i], err = measure(ctx, program, fmt.Sprintf("LeaderOfASwarm/duty=%v/nodes=%d", duty, nodes))
 			}
