@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+	"golang.org/x/sys/unix"
 
 	"offshoot/e2e/lab"
 	"offshoot/e2e/story"
@@ -64,6 +65,7 @@ var (
 
 // run has perfdhcp ask at a rate, by broadcast, as machines do.
 func (c *contender) run(ctx context.Context, rate int, length time.Duration) (load, error) {
+	unix.Sync() // who syncs should not wait for what others have left to be written
 	bounded, cancel := context.WithTimeout(ctx, length+30*time.Second)
 	defer cancel()
 	// -W: what is under way at the end is waited for, 0.5 s.
