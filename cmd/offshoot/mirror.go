@@ -2,15 +2,11 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"io"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"offshoot/node"
-	"offshoot/node/status"
 )
 
 func newMirror(s *settings) *cobra.Command {
@@ -91,29 +87,3 @@ sums only, and whoever can change it on its way can change it here.`,
 	c.Flags().BoolVar(&unlisted, "pass-unlisted", false, "also pass on files that no metadata names, unchecked and without keeping them")
 	return c
 }
-
-func printMirror(w io.Writer, m status.Mirror) error {
-	var rows [][]string
-	for _, r := range m.Repos {
-		from := r.Upstreams
-		if len(r.Above) > 0 {
-			from = r.Above
-		}
-		vouched := "signed"
-		if !r.Signed {
-			vouched = "unsigned"
-		}
-		rows = append(rows, []string{r.Name, vouched, megabytes(r.FromDisk), megabytes(r.FromMirrors), megabytes(r.FromUpstreams), fmt.Sprint(r.Pins), strings.Join(from, ",")})
-	}
-	if err := table(w, "REPO SIGNED FROM-DISK FROM-NODES FROM-UPSTREAM PINS ASKS", rows); err != nil {
-		return err
-	}
-	for _, problem := range m.Problems {
-		if _, err := fmt.Fprintln(w, "problem   "+plain(problem)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }

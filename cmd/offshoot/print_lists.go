@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -91,3 +93,49 @@ func printEviction(w io.Writer, e status.Eviction) error {
 	}
 	return nil
 }
+
+func printArtifacts(w io.Writer, all []status.Artifact) error {
+	var rows [][]string
+	for _, a := range all {
+		here, travels := "no", "whole"
+		if a.Here {
+			here = "yes"
+		}
+		if a.InfoHash != "" {
+			travels = "pieces"
+		}
+		var warm []string
+		for _, segment := range slices.Sorted(maps.Keys(a.Warm)) {
+			warm = append(warm, fmt.Sprintf("%s=%d", segment, a.Warm[segment]))
+		}
+		rows = append(rows, []string{a.Name, megabytes(a.Size), a.Digest[:min(len(a.Digest), 12)], travels, strings.Join(a.Profiles, ","), strings.Join(warm, ","), here, a.Verified})
+	}
+	return table(w, "ARTIFACT SIZE SHA-256 TRAVELS PROFILES WARM HERE VERIFIED", rows)
+}
+
+func printMirror(w io.Writer, m status.Mirror) error {
+	var rows [][]string
+	for _, r := range m.Repos {
+		from := r.Upstreams
+		if len(r.Above) > 0 {
+			from = r.Above
+		}
+		vouched := "signed"
+		if !r.Signed {
+			vouched = "unsigned"
+		}
+		rows = append(rows, []string{r.Name, vouched, megabytes(r.FromDisk), megabytes(r.FromMirrors), megabytes(r.FromUpstreams), fmt.Sprint(r.Pins), strings.Join(from, ",")})
+	}
+	if err := table(w, "REPO SIGNED FROM-DISK FROM-NODES FROM-UPSTREAM PINS ASKS", rows); err != nil {
+		return err
+	}
+	for _, problem := range m.Problems {
+		if _, err := fmt.Fprintln(w, "problem   "+plain(problem)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// megabytes is a size as people read it.
+func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
