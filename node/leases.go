@@ -251,8 +251,8 @@ func (l *leases) turn(ctx context.Context, mac swarm.MAC) (over func(), err erro
 	}
 }
 
-// Run writes bindings down until ctx ends. A lone one goes at once; whoever comes during a write, or within gatherTime of its
-// beginning, goes with the next, so that one sync of the voters' disks serves them all.
+// Run writes bindings down until ctx ends. A lone one goes at once; whoever comes during a write, or before the next may begin,
+// goes with that one, so that one sync of the voters' disks serves them all.
 func (l *leases) Run(ctx context.Context) error {
 	var writers sync.WaitGroup
 	for range batchWriters {

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"cmp"
 	"context"
 	"io"
 	"log/slog"
@@ -25,6 +24,7 @@ type repos struct {
 	dir     string
 	store   *share.Store
 	alive   func(swarm.NodeID) bool
+	others  func() []swarm.Node // that are alive, those that are warm first
 	log     *slog.Logger
 
 	mirror atomic.Pointer[mirror.Mirror] // nil while there is no repository
@@ -116,7 +116,10 @@ func (r *repos) above() []string {
 		return nil
 	}
 	own, _ := view.Node(self)
-	return mirrorOn(parent, homeOf(own))
+	if base := mirrorOn(parent, homeOf(own)); base != "" {
+		return []string{base}
+	}
+	return nil
 }
 
 // parentOf is who stands above a node, "" if nobody does. above may lead in a circle, when two nodes serve each other's segments:
@@ -149,43 +152,26 @@ func homeOf(n swarm.Node) string {
 // mostBeside bounds how many are asked for what no source has.
 const mostBeside = 3
 
-// beside are the mirrors of nodes that serve the same segments or could: one of them had the duty before. Those who hold much
-// come first.
+// beside are the mirrors of nodes that serve the same segments or could: one of them had the duty before.
 func (r *repos) beside() []string {
-	view, self := r.replica.state.View(), r.replica.self()
-	own, _ := view.Node(self)
-	all := view.Nodes()
-	slices.SortStableFunc(all, func(a, b swarm.Node) int {
-		rank := func(n swarm.Node) int {
-			if n.Warm {
-				return 0
-			}
-			return 1
-		}
-		return cmp.Compare(rank(a), rank(b))
-	})
+	own, _ := r.replica.state.View().Node(r.replica.self())
 	var out []string
-	for _, n := range all {
-		for _, p := range own.Ports {
-			if n.ID == self || p.Segment == "" || len(out) == mostBeside || !r.alive(n.ID) {
-				continue
-			}
-			if base := mirrorOn(n, p.Segment); base != nil {
-				out = append(out, base...)
-				break
-			}
+	for _, n := range r.others() {
+		at := slices.IndexFunc(own.Ports, func(p swarm.Port) bool { return p.Segment != "" && mirrorOn(n, p.Segment) != "" })
+		if at >= 0 && len(out) < mostBeside {
+			out = append(out, mirrorOn(n, own.Ports[at].Segment))
 		}
 	}
 	return out
 }
 
-// mirrorOn is where a node's mirror is on a segment.
-func mirrorOn(n swarm.Node, segment string) []string {
+// mirrorOn is where a node's mirror is on a segment, "" if it is not there.
+func mirrorOn(n swarm.Node, segment string) string {
 	p, on := n.On(segment)
 	if !on || !p.Address.IsValid() {
-		return nil
+		return ""
 	}
-	return []string{"http://" + netip.AddrPortFrom(p.Address.Addr(), web.Port).String()}
+	return "http://" + netip.AddrPortFrom(p.Address.Addr(), web.Port).String()
 }
 
 // shelf lets the node's store be the mirror's.

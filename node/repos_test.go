@@ -56,7 +56,7 @@ func TestMirrorFollowsTheLedger(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &repos{replica: l.replica, dir: dir, store: store, alive: func(swarm.NodeID) bool { return true }, log: slog.New(slog.DiscardHandler)}
+	r := &repos{replica: l.replica, dir: dir, store: store, alive: func(swarm.NodeID) bool { return true }, others: func() []swarm.Node { return nil }, log: slog.New(slog.DiscardHandler)}
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- r.Run(ctx) }()

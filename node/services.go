@@ -124,7 +124,7 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 	if err := s.service.authorities.load(); err != nil {
 		log.Warn("this node can sign for nobody until the leader brings the CA's key again", "error", err)
 	}
-	s.repos = &repos{replica: s.replica, dir: s.node.o.DataDir, store: s.store, alive: s.alive, log: log.With("part", "mirror")}
+	s.repos = &repos{replica: s.replica, dir: s.node.o.DataDir, store: s.store, alive: s.alive, others: s.holders, log: log.With("part", "mirror")}
 	if err := s.openGround(); err != nil {
 		return nil, nil, errors.Join(err, s.share.Close(), l.Close(), s.core.close())
 	}
