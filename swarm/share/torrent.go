@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -172,14 +171,6 @@ func (x *Torrent) Close() error {
 	}
 	return nil
 }
-
-// Publish implements Share.
-func (x *Torrent) Publish(ctx context.Context, path string) (Artifact, error) {
-	return x.HTTP.Publish(ctx, path)
-}
-
-// Open implements Share.
-func (x *Torrent) Open(d Digest) (io.ReadSeekCloser, error) { return x.HTTP.Open(d) }
 
 // Fetch implements Share. Pieces of a transfer that ended early stay aside, and are continued by the next Fetch, also after
 // a restart of the process.
