@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/url"
 	"sync"
 	"testing"
 	"time"
@@ -111,18 +112,18 @@ func TestPackagesCrossTheUplinkOnceAndOutliveIt(t *testing.T) {
 	if out, err := holder.Offshoot(ctx, "mirror", "add", "inhouse", "http://"+archiveAddress+"/", "--unsigned"); err != nil {
 		t.Fatal(err, out)
 	}
-	client := &http.Client{Transport: &http.Transport{
+	direct := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return w.Operator.Dial(ctx, network, address)
 		},
-	}}
-	get := func(from *story.Bare, path string) ([]byte, error) {
-		req, err := http.NewRequestWithContext(ctx, "GET", "http://"+net.JoinHostPort(hostOf(s, from), "7480")+"/repo/inhouse/"+path, nil)
+	}
+	fetch := func(by *http.Transport, from string) ([]byte, error) {
+		req, err := http.NewRequestWithContext(ctx, "GET", from, nil)
 		if err != nil {
 			return nil, err
 		}
-		resp, err := client.Do(req)
+		resp, err := by.RoundTrip(req)
 		if err != nil {
 			return nil, err
 		}
@@ -132,6 +133,10 @@ func TestPackagesCrossTheUplinkOnceAndOutliveIt(t *testing.T) {
 			err = fmt.Errorf("%s: %s", resp.Status, data)
 		}
 		return data, err
+	}
+	door := func(b *story.Bare) string { return "http://" + net.JoinHostPort(hostOf(s, b), "7480") }
+	get := func(from *story.Bare, path string) ([]byte, error) {
+		return fetch(direct, door(from)+"/repo/inhouse/"+path)
 	}
 	// apt's order: what is signed, what that names, what that names.
 	install := func(from *story.Bare) {
@@ -159,6 +164,14 @@ func TestPackagesCrossTheUplinkOnceAndOutliveIt(t *testing.T) {
 	}
 	if m := mirrorOf(ctx, t, others[0]).Repos[0]; m.FromUpstreams != 0 || m.FromMirrors < int64(len(a.files[archiveDeb])) {
 		t.Errorf("a node below the holder: %+v", m)
+	}
+	proxied := direct.Clone()
+	proxied.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(door(holder)) }
+	if data, err := fetch(proxied, "http://"+archiveAddress+"/"+archiveDeb); err != nil || !bytes.Equal(data, a.files[archiveDeb]) || a.count(archiveDeb) != 1 {
+		t.Errorf("by the node as a proxy: %d bytes, %v, asked upstream %d times", len(data), err, a.count(archiveDeb))
+	}
+	if data, err := fetch(proxied, "http://192.168.42.5:9/"); err == nil {
+		t.Errorf("a proxy to anywhere: %s", data)
 	}
 	_ = a.server.Close()
 	if out, err := holder.Offshoot(ctx, "segment", "move", "s1", others[1].Host.String()); err != nil {
