@@ -123,7 +123,7 @@ bench-lease: ## leases beside Kea and dnsmasq, and the size of a datacentre (as 
 
 .PHONY: bench-share
 bench-share: ## one artifact from one machine to eight, beside aria2c and nginx on the same links (as root; SHARE='-rate 0 …')
-	.ci/deps build wire
+	.ci/deps build wire bench
 	go run ./e2e/bench share $(SHARE)
 
 .PHONY: fuzz
