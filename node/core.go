@@ -42,6 +42,7 @@ type calls interface {
 	Pulse(ctx context.Context, addr string) ([]byte, error)
 	RenewDuty(ctx context.Context, addr, segment string, term uint64) error
 	Redeem(ctx context.Context, addr string, request []byte) ([]byte, error)
+	Admit(ctx context.Context, addr string, request []byte) ([]byte, error)
 	RenewCertificate(ctx context.Context, addr string, csr []byte) ([]byte, error)
 	Authority(ctx context.Context, addr string, key []byte) error
 	Feed(ctx context.Context, addr string, from uint64) (io.ReadCloser, error)

@@ -139,7 +139,12 @@ func (s *service) Deliver(ctx context.Context, from swarm.NodeID, segment string
 
 // redeem answers a machine with a ticket: it passes the request on to the leader, or answers it if this node leads.
 func (s *service) redeem(ctx context.Context, request []byte) ([]byte, error) {
-	answer, err := s.Redeem(ctx, request)
+	return s.byLeader(ctx, request, s.Redeem, calls.Redeem)
+}
+
+// byLeader answers a request of a stranger: here if this node leads, else there.
+func (s *service) byLeader(ctx context.Context, request []byte, here peer.Passed, there func(c calls, ctx context.Context, addr string, request []byte) ([]byte, error)) ([]byte, error) {
+	answer, err := here(ctx, request)
 	if !errors.Is(err, peer.ErrNotLeader) {
 		return answer, err
 	}
@@ -147,32 +152,24 @@ func (s *service) redeem(ctx context.Context, request []byte) ([]byte, error) {
 	if !ok {
 		return nil, errors.New("the swarm has no leader at the moment: try again")
 	}
-	return s.client.Redeem(ctx, leader, request)
+	return there(s.client, ctx, leader, request)
 }
 
 // Redeem makes a machine with a ticket a node. What makes the ticket good only once is the command in the ledger; the
 // certificate leaves only after that was accepted.
 func (s *service) Redeem(ctx context.Context, request []byte) ([]byte, error) {
-	view := s.state.View()
-	settings, _ := view.Settings()
-	ca := s.authorities.get(settings.Pin)
-	if !s.ledger.IsLeader() || ca == nil {
-		return nil, peer.ErrNotLeader
-	}
-	if settings.CAStage == swarm.CASpreading {
-		return nil, errors.New("the swarm's CA is being replaced, and not every node knows the new one: try again")
+	ca, err := s.signer()
+	if err != nil {
+		return nil, err
 	}
 	req, err := identity.DecodeRedeemRequest(bytes.NewReader(request))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", peer.ErrRefused, err)
 	}
-	ticket, ok := view.Ticket(req.Ticket.ID())
-	if !ok {
-		return nil, fmt.Errorf("%w: ticket %s is not known to this swarm", peer.ErrRefused, req.Ticket.ID())
-	}
 	// Asked before anything is written: whoever knows no more than a ticket's name must not fill the ledger.
-	if subtle.ConstantTimeCompare([]byte(ticket.Hash), []byte(req.Ticket.Hash())) != 1 {
-		return nil, fmt.Errorf("%w: ticket %s: its secret is wrong", peer.ErrRefused, req.Ticket.ID())
+	ticket, err := s.shown(req.Ticket)
+	if err != nil {
+		return nil, err
 	}
 	key, err := identity.KeyOf(req.CSR)
 	if err != nil {
@@ -204,6 +201,31 @@ func (s *service) Redeem(ctx context.Context, request []byte) ([]byte, error) {
 		}
 	}
 	return s.welcome(n, ca, cert)
+}
+
+// signer is the swarm's authority, if this node may sign with it now.
+func (s *service) signer() (*identity.CA, error) {
+	settings, _ := s.state.View().Settings()
+	ca := s.authorities.get(settings.Pin)
+	if !s.ledger.IsLeader() || ca == nil {
+		return nil, peer.ErrNotLeader
+	}
+	if settings.CAStage == swarm.CASpreading {
+		return nil, errors.New("the swarm's CA is being replaced, and not every node knows the new one: try again")
+	}
+	return ca, nil
+}
+
+// shown finds the ticket whose secret a machine has shown.
+func (s *service) shown(t identity.Ticket) (swarm.Ticket, error) {
+	ticket, ok := s.state.View().Ticket(t.ID())
+	if !ok {
+		return ticket, fmt.Errorf("%w: ticket %s is not known to this swarm", peer.ErrRefused, t.ID())
+	}
+	if subtle.ConstantTimeCompare([]byte(ticket.Hash), []byte(t.Hash())) != 1 {
+		return ticket, fmt.Errorf("%w: ticket %s: its secret is wrong", peer.ErrRefused, t.ID())
+	}
+	return ticket, nil
 }
 
 func (s *service) welcome(n swarm.Node, ca *identity.CA, cert []byte) ([]byte, error) {

@@ -133,7 +133,7 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 		s.taker.replica = s.replica
 	}
 	peers := peer.NewServer(peer.Handler(s.service, s.caller, s.share.Handler()), 0)
-	joiners := peer.NewServer(peer.JoinHandler(s.service.redeem, identity.MaxRedeemRequest), joinTime)
+	joiners := peer.NewServer(peer.JoinHandler(s.service.redeem, s.service.admit, identity.MaxRedeemRequest), joinTime)
 	socket, operators := api.Handler(&desk{s}, api.Local), api.Handler(&desk{s}, s.operator)
 	stages := [][]task.Task{
 		{task.Func("operator socket", func(ctx context.Context) error { return api.Serve(ctx, s.node.o.DataDir, socket) })},
@@ -274,9 +274,12 @@ func (s *services) isKnown(addr netip.Addr) bool {
 // refusal says why a certificate is no longer good.
 func refusal(view swarm.View, serial string, p identity.Peer) error {
 	why, shown := "", swarm.Certificate{Serial: serial, Key: p.Key, CA: p.CA}
-	if p.Operator != "" {
+	switch p.Role {
+	case identity.RoleOperator:
 		why = view.RefusedOperator(p.Operator, shown)
-	} else {
+	case identity.RoleInstall:
+		why = refusedInstaller(view, p)
+	default:
 		why = view.Refused(p.Node, shown)
 	}
 	if why != "" {

@@ -25,7 +25,7 @@ func (s *services) sharing(l net.Listener) (*share.Torrent, error) {
 				return out
 			},
 		},
-		Listener: l,
+		Listener: near{l, s.state.View, s.memory.Node},
 		Caller:   memberAt,
 		Dial: func(ctx context.Context, p share.Peer) (net.Conn, error) {
 			return s.identity.Dial(ctx, identity.ProtoShare, p.Addr, swarm.NodeID(p.ID))
@@ -50,14 +50,22 @@ func (s *services) sharing(l net.Listener) (*share.Torrent, error) {
 	})
 }
 
-// memberAt names the node at the other end of a connection that the mux has let in.
+// memberAt names who is at the other end of a connection that the mux has let in.
 func memberAt(c net.Conn) string {
-	if proven, ok := c.(interface{ ConnectionState() tls.ConnectionState }); ok {
-		if p, err := identity.PeerOf(proven.ConnectionState()); err == nil {
-			return string(p.Node)
-		}
+	if p, ok := peerBehind(c); ok {
+		return string(p.Node)
 	}
 	return c.RemoteAddr().String()
+}
+
+// peerBehind is what the certificate says that was shown on a connection of the mux.
+func peerBehind(c net.Conn) (identity.Peer, bool) {
+	proven, ok := c.(interface{ ConnectionState() tls.ConnectionState })
+	if !ok {
+		return identity.Peer{}, false
+	}
+	p, err := identity.PeerOf(proven.ConnectionState())
+	return p, err == nil
 }
 
 // holders are the other nodes that may have artifacts, those that are warm first.

@@ -357,6 +357,10 @@ func (s *simCalls) Deliver(ctx context.Context, addr, segment string, term uint6
 
 var errNotSimulated = errors.New("not simulated")
 
+func (s *simCalls) Admit(context.Context, string, []byte) ([]byte, error) {
+	return nil, errors.New("no machine installs itself here")
+}
+
 func (s *simCalls) Redeem(context.Context, string, []byte) ([]byte, error) {
 	return nil, errNotSimulated
 }

@@ -110,7 +110,7 @@ func openDoor(t *testing.T) *door {
 			panic(http.ErrAbortHandler)
 		}
 		return answer, err
-	}, identity.MaxRedeemRequest), joinTime)
+	}, nil, identity.MaxRedeemRequest), joinTime)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 2)
 	go func() { done <- mux.Run(ctx) }()

@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"net"
@@ -12,6 +13,12 @@ type NodeID string
 
 // NewNodeID draws a fresh identity.
 func NewNodeID() NodeID { return NodeID(randomHex(8)) }
+
+// InstallerID names a machine while it installs itself, by the arming that it carries out: another arming is another name.
+func InstallerID(install string) NodeID {
+	sum := sha256.Sum256([]byte("install " + install))
+	return NodeID(hex.EncodeToString(sum[:8]))
+}
 
 // MAC is an Ethernet address in its canonical form, lower case with colons ("52:54:00:12:34:56"). It names a machine.
 type MAC string

@@ -48,8 +48,8 @@ type Role string
 const (
 	// RoleNode is a member: it may speak raft and the peer API.
 	RoleNode Role = "node"
-	// RoleInstall is a machine that installs itself: an hour, and artifacts of its own segment only. No configuration of
-	// this package admits it yet.
+	// RoleInstall is a machine that installs itself: an hour, and artifacts of its own segment only. It may call
+	// by ProtoShare, and answer other installing machines there; see Options.Role.
 	RoleInstall Role = "install"
 	// RoleOperator is a person or a program that asks the swarm from outside, as Peer.OperatorRole allows; see
 	// CA.IssueOperator. It is no member: it may use ProtoOperate only.

@@ -38,7 +38,7 @@ func member(t testing.TB, ca *CA, opts Options) *Identity {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, _ := issue(t, ca, id, swarm.NewNodeID(), RoleNode, start)
+	cert, _ := issue(t, ca, id, swarm.NewNodeID(), id.role, start)
 	if err := id.Enroll(ca.Pin(), cert, ca.Certificate()); err != nil {
 		t.Fatal(err)
 	}

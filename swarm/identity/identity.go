@@ -13,6 +13,7 @@ package identity
 
 import (
 	"bytes"
+	"cmp"
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -43,6 +44,8 @@ const (
 type Options struct {
 	// Dir holds node.key, node.crt and ca.crt; made with mode 0700 if it is missing.
 	Dir string
+	// Role is what its certificate has to be for; "" is RoleNode.
+	Role Role
 	// Now is the clock that certificates are held against; nil is time.Now. A machine with a wrong clock passes one that
 	// is corrected by RedeemResponse.Time.
 	Now func() time.Time
@@ -60,6 +63,7 @@ type Options struct {
 // is safe for concurrent use; a renewed certificate is used from the next handshake on.
 type Identity struct {
 	dir     string
+	role    Role
 	now     func() time.Time
 	refused func(serial string, p Peer) error
 	member  func(netip.Addr) bool
@@ -83,7 +87,7 @@ type credentials struct {
 // Open loads the identity in opts.Dir, or makes its key there. It never replaces files that it cannot read: a damaged
 // identity is an error, since a fresh key would silently make another node.
 func Open(opts Options) (*Identity, error) {
-	id := &Identity{dir: opts.Dir, now: opts.Now, refused: opts.Refused, member: opts.Member, links: newLinks(), door: newDoor(time.Now)}
+	id := &Identity{dir: opts.Dir, role: cmp.Or(opts.Role, RoleNode), now: opts.Now, refused: opts.Refused, member: opts.Member, links: newLinks(), door: newDoor(time.Now)}
 	if id.now == nil {
 		id.now = time.Now
 	}
@@ -276,7 +280,7 @@ func (id *Identity) check(certPEM []byte, trust []*x509.Certificate) (*credentia
 		return nil, err
 	}
 	ca := trust[slices.IndexFunc(trust, func(c *x509.Certificate) bool { return pinOf(c) == peer.CA })]
-	if peer.Role != RoleNode {
+	if peer.Role != id.role {
 		return nil, fmt.Errorf("%w: %q", ErrWrongRole, peer.Role)
 	}
 	if pub, ok := leaf.PublicKey.(ed25519.PublicKey); !ok || !pub.Equal(id.key().Public()) {

@@ -40,7 +40,7 @@ type Mux struct {
 // NewMux takes ownership of ln; Run closes it.
 func NewMux(ln net.Listener, id *Identity, log *slog.Logger) *Mux {
 	m := &Mux{ln: ln, id: id, log: log, door: id.door, handshakeTime: handshakeTime, queues: make(map[string]*queue)}
-	for _, proto := range []string{ProtoRaft, ProtoPeer, ProtoShare, ProtoOperate, ProtoJoin} {
+	for _, proto := range protocolsOf(id.role) {
 		m.queues[proto] = &queue{addr: ln.Addr(), conns: make(chan net.Conn, maxQueued), closed: make(chan struct{})}
 	}
 	return m
@@ -62,8 +62,8 @@ func (m *Mux) config(l *link) *tls.Config {
 	return outer
 }
 
-// Listener returns the connections of one protocol, one of those in tls.go; another name is a programming error and
-// panics. Closing it refuses that protocol and leaves the others. Its Accept returns net.ErrClosed after that,
+// Listener returns the connections of one protocol, one of those in tls.go; another name, or one that
+// the identity's role does not serve, is a programming error and panics. Closing it refuses that protocol and leaves the others. Its Accept returns net.ErrClosed after that,
 // and when Run has ended. Connections are the receiver's to close.
 func (m *Mux) Listener(proto string) net.Listener {
 	q, ok := m.queues[proto]

@@ -18,20 +18,40 @@ const (
 	ProtoRaft = "offshoot-raft"
 	// ProtoPeer carries the peer API; both sides show a node's certificate.
 	ProtoPeer = "offshoot-peer"
-	// ProtoShare carries pieces of artifacts; both sides show a node's certificate.
+	// ProtoShare carries pieces of artifacts; both sides show a node's certificate, or that of a machine that installs itself.
+	// Such a machine calls; no node calls it.
 	ProtoShare = "offshoot-share"
 	// ProtoOperate is where operators ask and command; the client shows an operator's certificate, the server a node's.
 	ProtoOperate = "offshoot-operate"
-	// ProtoJoin is where tickets are redeemed; only the server shows a certificate.
+	// ProtoJoin is where tickets are shown; only the server shows a certificate.
 	ProtoJoin = "offshoot-join"
 )
 
 // callers is who may call by a protocol that asks for a certificate.
-func callers(proto string) Role {
-	if proto == ProtoOperate {
-		return RoleOperator
+func callers(proto string) []Role {
+	switch proto {
+	case ProtoOperate:
+		return []Role{RoleOperator}
+	case ProtoShare:
+		return []Role{RoleNode, RoleInstall}
 	}
-	return RoleNode
+	return []Role{RoleNode}
+}
+
+// answerers is who may answer a caller of this role.
+func answerers(caller Role) []Role {
+	if caller == RoleInstall {
+		return []Role{RoleNode, RoleInstall}
+	}
+	return []Role{RoleNode}
+}
+
+// protocolsOf are the protocols that a holder of this role answers.
+func protocolsOf(own Role) []string {
+	if own == RoleInstall {
+		return []string{ProtoShare}
+	}
+	return []string{ProtoRaft, ProtoPeer, ProtoShare, ProtoOperate, ProtoJoin}
 }
 
 // serverConfig is for one handshake on l by this protocol.
@@ -67,7 +87,7 @@ func (id *Identity) clientConfig(l *link, proto string, expect swarm.NodeID) *tl
 		if err := wantProtocol(cs, proto); err != nil {
 			return err
 		}
-		return id.verifyPeer(l, cs, RoleNode, expect)
+		return id.verifyPeer(l, cs, answerers(id.role), expect)
 	}
 	return cfg
 }
@@ -147,7 +167,7 @@ func wantProtocol(cs tls.ConnectionState, proto string) error {
 	return nil
 }
 
-func (id *Identity) verifyPeer(l *link, cs tls.ConnectionState, role Role, expect swarm.NodeID) error {
+func (id *Identity) verifyPeer(l *link, cs tls.ConnectionState, roles []Role, expect swarm.NodeID) error {
 	own := id.current.Load()
 	if own == nil {
 		return ErrNotEnrolled
@@ -159,8 +179,8 @@ func (id *Identity) verifyPeer(l *link, cs tls.ConnectionState, role Role, expec
 	switch {
 	case err != nil:
 		return err
-	case peer.Role != role:
-		return fmt.Errorf("%w: %s has called, or answered, where a certificate for %q is wanted", ErrWrongRole, peer, role)
+	case !slices.Contains(roles, peer.Role):
+		return fmt.Errorf("%w: %s has called, or answered, where a certificate for %q is wanted", ErrWrongRole, peer, roles)
 	case expect != "" && peer.Node != expect:
 		return fmt.Errorf("%w: called %s, answered by %s", ErrWrongNode, expect, peer.Node)
 	}

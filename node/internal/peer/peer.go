@@ -37,6 +37,8 @@ type Service interface {
 	Propose(ctx context.Context, from swarm.NodeID, command []byte) ([]byte, error)
 	// Redeem answers a redeem request that another node received, if this node leads.
 	Redeem(ctx context.Context, request []byte) ([]byte, error)
+	// Admit answers an admission request that another node received, if this node leads.
+	Admit(ctx context.Context, request []byte) ([]byte, error)
 	// RenewDuty says whether the caller may go on with the duty on a segment in a term. nil is yes.
 	RenewDuty(ctx context.Context, from swarm.NodeID, segment string, term uint64) error
 	// RenewCertificate signs the caller's certificate request, if this node leads.
@@ -89,6 +91,9 @@ func Handler(s Service, who func(tls.ConnectionState) (swarm.NodeID, error), art
 	})
 	route("POST /v1/redeem", func(ctx context.Context, _ swarm.NodeID, _ *http.Request, body []byte) ([]byte, error) {
 		return s.Redeem(ctx, body)
+	})
+	route("POST /v1/admit", func(ctx context.Context, _ swarm.NodeID, _ *http.Request, body []byte) ([]byte, error) {
+		return s.Admit(ctx, body)
 	})
 	route("POST /v1/duty", func(ctx context.Context, from swarm.NodeID, _ *http.Request, body []byte) ([]byte, error) {
 		var d duty
@@ -162,18 +167,24 @@ func feed(s Service, who func(tls.ConnectionState) (swarm.NodeID, error), w http
 	}
 }
 
-// JoinHandler serves strangers: only the redeeming of a ticket. redeem passes the request on to the leader.
-func JoinHandler(redeem func(ctx context.Context, request []byte) ([]byte, error), max int64) http.Handler {
+// Passed answers a request of a stranger: itself if this node leads, or by passing it on to the leader.
+type Passed func(ctx context.Context, request []byte) ([]byte, error)
+
+// JoinHandler serves strangers, who show a ticket: redeem makes a node of an installed machine, admit lets one that installs
+// itself exchange artifacts. A request has at most max bytes.
+func JoinHandler(redeem, admit Passed, max int64) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/redeem", func(w http.ResponseWriter, r *http.Request) {
-		body, err := readAll(r.Body, max)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
-			return
-		}
-		answer, err := redeem(r.Context(), body)
-		reply(w, answer, err)
-	})
+	for path, do := range map[string]Passed{"/v1/redeem": redeem, "/v1/admit": admit} {
+		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
+			body, err := readAll(r.Body, max)
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
+				return
+			}
+			answer, err := do(r.Context(), body)
+			reply(w, answer, err)
+		})
+	}
 	return mux
 }
 
@@ -283,6 +294,11 @@ func (c *Client) Propose(ctx context.Context, addr string, command []byte) ([]by
 // Redeem passes a redeem request on to the leader.
 func (c *Client) Redeem(ctx context.Context, addr string, request []byte) ([]byte, error) {
 	return c.call(ctx, addr, "POST", "/v1/redeem", request)
+}
+
+// Admit passes an admission request on to the leader.
+func (c *Client) Admit(ctx context.Context, addr string, request []byte) ([]byte, error) {
+	return c.call(ctx, addr, "POST", "/v1/admit", request)
 }
 
 // RenewDuty asks the leader whether a duty goes on.

@@ -39,6 +39,9 @@ func (f *far) note(format string, args ...any) ([]byte, error) {
 func (f *far) Propose(_ context.Context, from swarm.NodeID, command []byte) ([]byte, error) {
 	return f.note("propose %s %d", from, len(command))
 }
+func (f *far) Admit(_ context.Context, request []byte) ([]byte, error) {
+	return f.note("admit %s", request)
+}
 func (f *far) Redeem(_ context.Context, request []byte) ([]byte, error) {
 	return f.note("redeem %s", request)
 }
@@ -130,6 +133,7 @@ func TestEveryCallArrivesWithItsVerifiedCaller(t *testing.T) {
 	}
 	answered(c.Propose(ctx, "node", []byte("cmd")))
 	answered(c.Redeem(ctx, "node", []byte("request")))
+	answered(c.Admit(ctx, "node", []byte("request")))
 	done(c.RenewDuty(ctx, "node", "s1", 7))
 	answered(c.RenewCertificate(ctx, "node", []byte("csr")))
 	done(c.Authority(ctx, "node", []byte("key")))
@@ -146,7 +150,7 @@ func TestEveryCallArrivesWithItsVerifiedCaller(t *testing.T) {
 		t.Errorf("traces %v, %v", traces, err)
 	}
 	want := []string{
-		"propose 00000000000000aa 3", "redeem request", "duty 00000000000000aa s1 7", "certificate 00000000000000aa csr",
+		"propose 00000000000000aa 3", "redeem request", "admit request", "duty 00000000000000aa s1 7", "certificate 00000000000000aa csr",
 		"authority 00000000000000aa key", "pulse", "operator 00000000000000aa root alice view", `deliver 00000000000000aa s1 7 ["a" "b"]`, "feed 00000000000000aa 12", "traces 52:54:00:00:00:01",
 	}
 	if got := strings.Join(f.asked, "\n"); got != strings.Join(want, "\n") {
@@ -222,7 +226,7 @@ func TestOversizeRequestIsRefusedWithoutReadingItAll(t *testing.T) {
 	body := &countingReader{}
 	r := httptest.NewRequest(http.MethodPost, "/v1/redeem", body)
 	w := httptest.NewRecorder()
-	JoinHandler(func(context.Context, []byte) ([]byte, error) { return f.note("redeemed") }, 100).ServeHTTP(w, r)
+	JoinHandler(func(context.Context, []byte) ([]byte, error) { return f.note("redeemed") }, nil, 100).ServeHTTP(w, r)
 	if w.Code != http.StatusRequestEntityTooLarge || len(f.asked) != 0 || body.read > 4096 {
 		t.Errorf("join door answered %d, asked %q, read %d bytes", w.Code, f.asked, body.read)
 	}
@@ -249,24 +253,27 @@ func TestGarbageIsRefusedForGood(t *testing.T) {
 
 func TestJoinDoorOpensForTicketsOnly(t *testing.T) {
 	t.Parallel()
-	var got string
-	door := JoinHandler(func(_ context.Context, request []byte) ([]byte, error) {
-		got = string(request)
-		return []byte("welcome"), nil
-	}, 100)
+	var redeemed, admitted string
+	keep := func(in *string) Passed {
+		return func(_ context.Context, request []byte) ([]byte, error) {
+			*in = string(request)
+			return []byte("welcome"), nil
+		}
+	}
+	door := JoinHandler(keep(&redeemed), keep(&admitted), 100)
 	for call, want := range map[string]int{
-		"POST /v1/redeem": http.StatusOK, "GET /v1/redeem": http.StatusMethodNotAllowed, "POST /v1/propose": http.StatusNotFound,
+		"POST /v1/redeem": http.StatusOK, "POST /v1/admit": http.StatusOK, "GET /v1/redeem": http.StatusMethodNotAllowed, "POST /v1/propose": http.StatusNotFound,
 		"PUT /v1/authority": http.StatusNotFound, "GET /v1/pulse": http.StatusNotFound, "GET /v1/artifact/00": http.StatusNotFound,
 	} {
 		method, path, _ := strings.Cut(call, " ")
 		w := httptest.NewRecorder()
-		door.ServeHTTP(w, httptest.NewRequest(method, path, strings.NewReader("ticket")))
+		door.ServeHTTP(w, httptest.NewRequest(method, path, strings.NewReader("ticket for "+path)))
 		if w.Code != want {
 			t.Errorf("%s: answered %d, want %d", call, w.Code, want)
 		}
 	}
-	if got != "ticket" {
-		t.Errorf("redeemed %q", got)
+	if redeemed != "ticket for /v1/redeem" || admitted != "ticket for /v1/admit" {
+		t.Errorf("redeemed %q, admitted %q", redeemed, admitted)
 	}
 }
 
