@@ -48,12 +48,20 @@ type pieces struct {
 	changed chan struct{}
 
 	mu      sync.Mutex
-	data    *os.File
-	have    *os.File // nil for an artifact of the store
+	data    medium
+	have    *os.File // nil for an artifact of the store, and on a disk
+	frozen  bool     // nothing is written any more
 	state   []byte
 	bytes   int64 // in pieces that are present
 	resumed bool  // some of them are believed from an earlier run
 	err     error // what ends the exchange
+}
+
+// medium is where the bytes of a torrent are.
+type medium interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
 }
 
 func newPieces(d Digest, size int64) *pieces {
@@ -76,7 +84,7 @@ func (s *Store) wholePieces(d Digest) (*pieces, error) {
 		return nil, err
 	}
 	p := newPieces(d, info.Size())
-	p.data, p.bytes = f, p.size
+	p.data, p.bytes, p.frozen = f, p.size, true
 	for i := range p.state {
 		p.state[i] = present
 	}
@@ -105,16 +113,17 @@ func (p *pieces) open(byHTTP string) error {
 			return err
 		}
 	}
-	var err error
-	if p.data, err = os.OpenFile(p.path, os.O_RDWR|os.O_CREATE, 0o644); err != nil {
+	data, err := os.OpenFile(p.path, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
 		return err
 	}
-	info, err := p.data.Stat()
+	p.data = data
+	info, err := data.Stat()
 	if err != nil {
 		return err
 	}
 	p.recall(info.Size())
-	if err := p.data.Truncate(p.size); err != nil {
+	if err := data.Truncate(p.size); err != nil {
 		return err
 	}
 	if p.have, err = os.OpenFile(p.havePath(), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644); err != nil {
@@ -213,8 +222,34 @@ func (p *pieces) adopted() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_ = p.have.Close()
-	p.have = nil
+	p.have, p.frozen = nil, true
 	_ = os.Remove(p.havePath())
+}
+
+// freeze ends writing.
+func (p *pieces) freeze() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.frozen = true
+}
+
+// missing calls do with each stretch that is not present, until it fails.
+func (p *pieces) missing(do func(off, n int64) error) error {
+	p.mu.Lock()
+	state := bytes.Clone(p.state)
+	p.mu.Unlock()
+	for i := 0; i < len(state); i++ {
+		off, n := int64(i)*p.length, int64(0)
+		for ; i < len(state) && state[i] != present; i++ {
+			n += p.lengthOf(i)
+		}
+		if n > 0 {
+			if err := do(off, n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // discard throws away what was received. To be called after close.
@@ -277,10 +312,10 @@ type piece struct {
 	i int
 }
 
-func (p piece) file(write bool) (*os.File, error) {
+func (p piece) file(write bool) (medium, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.data == nil || (write && p.have == nil) { // an artifact is never written again
+	if p.data == nil || (write && p.frozen) { // an artifact is never written again
 		return nil, os.ErrClosed
 	}
 	return p.data, nil

@@ -4,16 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"sync"
 	"time"
 
-	bt "github.com/anacrolix/torrent"
 	"github.com/anacrolix/torrent/metainfo"
-	"github.com/anacrolix/torrent/mse"
-	pp "github.com/anacrolix/torrent/peer_protocol"
-	"golang.org/x/time/rate"
 )
 
 const (
@@ -65,8 +60,7 @@ type Torrent struct {
 	*HTTP   // Publish, Open, Has, Handler
 	opts    TorrentOptions
 	flights *flights
-	client  *bt.Client
-	guard   *guard
+	engine  *engine
 	ended   chan struct{} // the janitor has
 	once    sync.Once
 
@@ -90,81 +84,29 @@ func NewTorrent(opts TorrentOptions) (*Torrent, error) {
 	if opts.Keep <= 0 {
 		opts.Keep = defaultKeep
 	}
-	if opts.Caller == nil {
-		opts.Caller = callerIP
-	}
 	x := &Torrent{
 		HTTP: NewHTTP(opts.HTTP), opts: opts, ended: make(chan struct{}),
 		open: map[metainfo.Hash]*opened{}, wrong: map[string]time.Time{},
 	}
 	x.flights = newFlights(opts.HTTP.Store, x.transfer)
-	x.guard = newGuard(opts.Dial, opts.Caller, x.log)
-	client, err := bt.NewClient(x.config())
+	var err error
+	x.engine, err = newEngine(engineOptions{
+		listener: opts.Listener, dial: opts.Dial, caller: opts.Caller, peers: opts.Peers, part: opts.Part, uploadLimit: opts.UploadLimit,
+		patience: opts.Patience, idle: x.HTTP.opts.Idle, log: x.log, asked: x.openStored, badPiece: x.countBad,
+	})
 	if err != nil {
-		return nil, fmt.Errorf("start BitTorrent: %w", err)
+		return nil, err
 	}
-	x.client = client
-	client.AddDialer(x.guard)
-	client.AddListener(gate{opts.Listener, x.guard})
 	go x.janitor()
 	return x, nil
-}
-
-func callerIP(c net.Conn) string {
-	host, _, err := net.SplitHostPort(c.RemoteAddr().String())
-	if err != nil {
-		return c.RemoteAddr().String()
-	}
-	return host
-}
-
-// config switches off every way out of the swarm: what is left is the guard.
-func (x *Torrent) config() *bt.ClientConfig {
-	c := bt.NewDefaultClientConfig()
-	c.DisableTCP, c.DisableUTP, c.NoDHT, c.DisableTrackers, c.DisablePEX = true, true, true, true, true
-	c.NoDefaultPortForwarding, c.DisableWebtorrent, c.DisableWebseeds = true, true, true
-	// Obfuscation authenticates nobody, and TLS is around it all.
-	c.HeaderObfuscationPolicy = bt.HeaderObfuscationPolicy{Preferred: false, RequirePreferred: true}
-	c.CryptoProvides = mse.CryptoMethodPlaintext
-	c.Seed = true // serves also those who have nothing to give
-	c.AlwaysWantConns = true
-	c.DropDuplicatePeerIds = true
-	c.EstablishedConnsPerTorrent, c.HalfOpenConnsPerTorrent = maxConns, maxConns
-	c.DialRateLimiter = rate.NewLimiter(dialsPerSecond, dialsPerSecond)
-	c.MaxUnverifiedBytes = 0 // a brake on fast links; our disks keep up
-	c.MaxAllocPeerRequestDataPerConn = 16 * chunkSize
-	if x.opts.UploadLimit > 0 {
-		c.UploadRateLimiter = rate.NewLimiter(rate.Limit(x.opts.UploadLimit), max(x.opts.UploadLimit/10, 2*chunkSize))
-	}
-	c.DefaultStorage = nowhere{}
-	c.Callbacks.CompletedHandshake = func(_ *bt.PeerConn, ih metainfo.Hash) { x.openStored(ih) }
-	// Called before the client takes the peer's word on how many requests it bears.
-	c.Callbacks.ReadExtendedHandshake = func(_ *bt.PeerConn, m *pp.ExtendedHandshakeMessage) { m.Reqq = inFlight }
-	c.Slogger = slog.New(onlyErrors{x.log.Handler()})
-	return c
-}
-
-// onlyErrors leaves out what the client says of pieces, connections and its own locks: our words are enough.
-type onlyErrors struct{ slog.Handler }
-
-func (h onlyErrors) Enabled(ctx context.Context, l slog.Level) bool {
-	return l >= slog.LevelError && h.Handler.Enabled(ctx, l)
-}
-
-func (h onlyErrors) WithAttrs(a []slog.Attr) slog.Handler {
-	return onlyErrors{h.Handler.WithAttrs(a)}
-}
-
-func (h onlyErrors) WithGroup(name string) slog.Handler {
-	return onlyErrors{h.Handler.WithGroup(name)}
 }
 
 // Close hangs up on all peers and waits for what the Torrent runs.
 func (x *Torrent) Close() error {
 	x.once.Do(func() {
-		close(x.guard.done)
+		close(x.engine.guard.done)
 		<-x.ended
-		x.client.Close()
+		x.engine.client.Close()
 	})
 	if err := x.opts.Listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("close listener: %w", err)
@@ -178,6 +120,12 @@ func (x *Torrent) Fetch(ctx context.Context, d Digest, size int64, progress func
 	return x.flights.Fetch(ctx, d, size, progress)
 }
 
+func (x *Torrent) countBad() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.badPieces++
+}
+
 // TorrentStats is what has been moved by BitTorrent since the start.
 type TorrentStats struct {
 	Fetched   int64 // bytes that were new
@@ -188,7 +136,7 @@ type TorrentStats struct {
 
 // Stats may be called at any time.
 func (x *Torrent) Stats() TorrentStats {
-	s := x.client.ConnStats()
+	s := x.engine.client.ConnStats()
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return TorrentStats{

@@ -123,9 +123,9 @@ func TestPeerThatSendsWrongPiecesAgainIsLeftAlone(t *testing.T) {
 	if err := n.Fetch(t.Context(), a.Digest, a.Size, nil); err == nil {
 		t.Fatal("fetched from a liar")
 	}
-	n.guard.mu.Lock()
-	left := time.Until(n.guard.byID[liar.ip].until)
-	n.guard.mu.Unlock()
+	n.engine.guard.mu.Lock()
+	left := time.Until(n.engine.guard.byID[liar.ip].until)
+	n.engine.guard.mu.Unlock()
 	if left < banTime-time.Minute || left > banTime {
 		t.Errorf("banned for %v; log: %s", left, n.log())
 	}
@@ -325,7 +325,7 @@ func TestIdleArtifactsAreNoTorrents(t *testing.T) {
 		n.stop(t)
 		until(t, "it is closed again", func() bool { return seed.Stats().Open == 0 })
 	}
-	if got := len(seed.client.Torrents()); got != 0 {
+	if got := len(seed.engine.client.Torrents()); got != 0 {
 		t.Errorf("the client still has %d", got)
 	}
 }

@@ -45,7 +45,7 @@ func TestKilledFetcherResumesWhereItWas(t *testing.T) {
 	if got := second.Stats().Fetched; got > a.Size/2+chunkSize {
 		t.Errorf("fetched %d of %d again", got, a.Size)
 	}
-	stats := second.client.Stats()
+	stats := second.engine.client.Stats()
 	if hashed := stats.BytesHashed.Int64(); hashed > a.Size/2+pieceLength(a.Size) {
 		t.Errorf("hashed %d of %d", hashed, a.Size)
 	}

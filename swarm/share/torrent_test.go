@@ -24,6 +24,11 @@ type members struct {
 // lastAddress is shared by all tests of a process.
 var lastAddress atomic.Uint32
 
+func nextIP() string {
+	k := lastAddress.Add(1)
+	return fmt.Sprintf("127.7.%d.%d", k/250, k%250+1)
+}
+
 // node is one member: a Torrent, its HTTP side and its log.
 type node struct {
 	*Torrent
@@ -91,8 +96,7 @@ func (m *members) leave(gone *node) {
 func (m *members) join(t *testing.T, s *Store, change func(*TorrentOptions)) *node {
 	t.Helper()
 	n := &node{members: m, store: s}
-	k := lastAddress.Add(1)
-	n.ip = fmt.Sprintf("127.7.%d.%d", k/250, k%250+1)
+	n.ip = nextIP()
 	var err error
 	if n.ln, err = net.Listen("tcp4", n.ip+":0"); err != nil {
 		t.Fatal(err)
