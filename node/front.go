@@ -140,7 +140,7 @@ func machineLine(view swarm.View, m swarm.Machine) string {
 }
 
 // Agent is PID 1 of the network-booted environment; it never returns.
-func Agent(ctx context.Context) { agent.Main(ctx) }
+func Agent(ctx context.Context) { agent.Main(ctx, joinExchange) }
 
 // AgentOptions say what Install works on.
 type AgentOptions struct {
@@ -152,7 +152,7 @@ type AgentOptions struct {
 // Install carries out one installation as an ordinary process, without a restart at the end.
 func Install(ctx context.Context, o AgentOptions, log *slog.Logger) error {
 	return agent.Install(ctx, agent.Options{
-		URL: o.URL, Logger: log, Console: os.Stderr, System: agent.Process{Disk: o.Disk, Dir: o.Dir},
+		URL: o.URL, Logger: log, Console: os.Stderr, System: agent.Process{Disk: o.Disk, Dir: o.Dir}, Join: joinExchange,
 	})
 }
 

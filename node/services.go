@@ -355,6 +355,7 @@ func (s *services) web() *web.Server {
 			return t.ID(), t.Hash(), t.Reveal()
 		},
 		Endpoints: s.endpoints,
+		Exchangers: s.exchangersOn,
 		NeighbourMAC: func(addr netip.Addr) swarm.MAC {
 			mac, ok, err := segment.ARPEntry(addr)
 			if err != nil || !ok {

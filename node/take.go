@@ -110,10 +110,18 @@ func (t *taker) Redeem(ctx context.Context) error {
 }
 
 func (t *taker) ask(ctx context.Context, endpoint string, body []byte) (identity.RedeemResponse, error) {
-	var none identity.RedeemResponse
-	config, err := identity.JoinConfig(t.join.Pin)
+	data, err := knock(ctx, t.join.Pin, endpoint, "/v1/redeem", body)
 	if err != nil {
-		return none, err
+		return identity.RedeemResponse{}, err
+	}
+	return identity.DecodeRedeemResponse(bytes.NewReader(data))
+}
+
+// knock shows a ticket at the join door of a swarm that is known by its pin only.
+func knock(ctx context.Context, pin, endpoint, path string, body []byte) ([]byte, error) {
+	config, err := identity.JoinConfig(pin)
+	if err != nil {
+		return nil, err
 	}
 	dialer := tls.Dialer{Config: config}
 	client := &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{
@@ -122,20 +130,16 @@ func (t *taker) ask(ctx context.Context, endpoint string, body []byte) (identity
 			return dialer.DialContext(ctx, "tcp", addr)
 		},
 	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+endpoint+"/v1/redeem", bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+endpoint+path, bytes.NewReader(body))
 	if err != nil {
-		return none, err
+		return nil, err
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return none, err
+		return nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	data, err := peer.Answer(resp)
-	if err != nil {
-		return none, err
-	}
-	return identity.DecodeRedeemResponse(bytes.NewReader(data))
+	return peer.Answer(resp)
 }
 
 // enroll keeps what the swarm answered. The memory is written last: with it, the machine is a node.

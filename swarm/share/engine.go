@@ -128,6 +128,7 @@ type opened struct {
 	fetched bool      // by a Fetch that is under way
 	moved   int64     // bytes, when last looked at
 	since   time.Time // when that was last another number
+	i, n    int       // the part of it that was asked for first; gather's own
 }
 
 // add makes the torrent known to the client.
@@ -209,6 +210,7 @@ func (e *engine) gather(ctx context.Context, o *opened, k keeper, tell func(int6
 			e.want(o)
 		case <-call.C:
 			peers = e.call(o)
+			e.want(o)
 		case <-p.changed:
 		case <-look.C:
 		}
@@ -250,15 +252,24 @@ func (e *engine) call(o *opened) []Peer {
 	return peers
 }
 
-// want asks for all pieces, and for our part of them first.
+// want asks for all pieces, and for our part of them first. It is called again when others have come or gone.
 func (e *engine) want(o *opened) {
+	i, n := 0, 1
 	if e.part != nil {
-		if i, n := e.part(o.pieces.digest); n > 1 {
-			for k := i; k < o.torrent.NumPieces(); k += n {
-				o.torrent.Piece(k).SetPriority(bt.PiecePriorityHigh)
-			}
+		i, n = e.part(o.pieces.digest)
+	}
+	if o.torrent.Info() == nil || o.i == i && o.n == n {
+		return
+	}
+	for k := range o.torrent.NumPieces() {
+		switch {
+		case n > 1 && k%n == i:
+			o.torrent.Piece(k).SetPriority(bt.PiecePriorityHigh)
+		case o.n > 1 && k%o.n == o.i:
+			o.torrent.Piece(k).SetPriority(bt.PiecePriorityNone) // DownloadAll raises it to that of all others
 		}
 	}
+	o.i, o.n = i, n
 	o.torrent.DownloadAll()
 }
 

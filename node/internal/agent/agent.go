@@ -35,6 +35,8 @@ type Options struct {
 	Logger  *slog.Logger // nil: discarded
 	Console io.Writer    // lines for people; nil: none
 	System  System
+	// Join enters the exchange of a config's image with those around; nil: the image comes by HTTP.
+	Join    Join
 	Hold    time.Duration // pause between two questions of a held machine; 0 is a minute
 	Lost    time.Duration // after so long without a word from the node Install ends with ErrLost; 0 is never
 }
@@ -113,6 +115,7 @@ type run struct {
 	o      Options
 	client *client
 	told   bool // the event `agent` was sent
+	alone  bool // an exchange brought another image than it should have: HTTP alone from then on
 }
 
 // arming carries out one config, in up to three attempts. done means installed and acknowledged.

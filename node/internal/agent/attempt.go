@@ -28,10 +28,14 @@ func (r *run) attempt(ctx context.Context, cfg install.Config) error {
 		return &stepError{step: install.PhaseDisk, err: err, held: errors.Is(err, ErrForeignData)}
 	}
 	defer disk.close()
-	if err := r.writeImage(ctx, cfg, disk); err != nil {
+	from, err := r.writeImage(ctx, cfg, disk)
+	defer from.close() // before the disk is
+	if err != nil {
 		return &stepError{step: install.PhaseImage, err: err}
 	}
-	r.client.report(ctx, install.Event{Install: cfg.Install, Phase: install.PhaseConfigure, Percent: 100})
+	account := from.account(cfg.Image.Size)
+	r.say("%s", account)
+	r.client.report(ctx, install.Event{Install: cfg.Install, Phase: install.PhaseConfigure, Percent: 100, Text: account})
 	if err := r.configure(ctx, cfg, disk); err != nil {
 		return &stepError{step: install.PhaseConfigure, err: err}
 	}
@@ -73,35 +77,46 @@ func (r *run) open(ctx context.Context, cfg install.Config, inv install.Inventor
 	return disk, nil
 }
 
-func (r *run) writeImage(ctx context.Context, cfg install.Config, disk *heldDisk) error {
-	stream := r.client.download(ctx, cfg.Image.URL, cfg.Image.Size)
-	defer stream.Close()
-	source := image.Source{
-		Format: image.Format(cfg.Image.Format), Size: cfg.Image.Size, SHA256: cfg.Image.SHA256,
-		Stream: stream, Random: random{r.client, ctx, cfg.Image.URL, cfg.Image.Size},
-	}
-	var last atomic.Pointer[image.Progress]
+// writeImage gathers the image and unpacks it. What was gathered is given to others until it is closed.
+func (r *run) writeImage(ctx context.Context, cfg install.Config, disk *heldDisk) (*gathered, error) {
+	var last atomic.Pointer[step]
 	shown, stop := context.WithCancel(ctx)
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
 		r.watch(shown, cfg, &last)
 	}()
+	defer func() {
+		stop()
+		<-watched
+	}()
 	start := time.Now()
-	p, err := image.Write(ctx, disk, source, image.WriteOptions{Progress: func(p image.Progress) { last.Store(&p) }})
-	stop()
-	<-watched
+	from, err := r.gather(ctx, cfg, disk, func(s step) { last.Store(&s) })
 	if err != nil {
-		return err
+		return from, err
+	}
+	source, done := r.source(ctx, cfg, from)
+	defer done()
+	before := 0
+	if from.spare != nil {
+		before = gatherShare
+		r.say("image gathered: %s in %.1f s", install.HumanSize(cfg.Image.Size), time.Since(start).Seconds())
+	}
+	p, err := image.Write(ctx, disk, source, image.WriteOptions{Progress: func(p image.Progress) {
+		last.Store(&step{bytes: p.Written, percent: before + int(p.Stored*int64(100-before)/max(cfg.Image.Size, 1))})
+	}})
+	r.alone = r.alone || errors.Is(err, image.ErrDigest) && from.spare != nil
+	if err != nil {
+		return from, err
 	}
 	took := time.Since(start)
 	r.say("image written: %s stored, %s written in %.1f s", install.HumanSize(p.Stored), install.HumanSize(p.Written), took.Seconds())
 	r.o.Logger.Info("image written", "stored", p.Stored, "written", p.Written, "took", took)
-	return nil
+	return from, nil
 }
 
 // watch prints and reports how far the image is.
-func (r *run) watch(ctx context.Context, cfg install.Config, last *atomic.Pointer[image.Progress]) {
+func (r *run) watch(ctx context.Context, cfg install.Config, last *atomic.Pointer[step]) {
 	ticker := time.NewTicker(progressInterval)
 	defer ticker.Stop()
 	before, at := int64(0), time.Now()
@@ -111,15 +126,14 @@ func (r *run) watch(ctx context.Context, cfg install.Config, last *atomic.Pointe
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
-			p := last.Load()
-			if p == nil {
+			s := last.Load()
+			if s == nil {
 				continue
 			}
-			percent := min(int(p.Stored*100/max(cfg.Image.Size, 1)), 100)
-			rate := float64(p.Written-before) / 1e6 / now.Sub(at).Seconds()
-			before, at = p.Written, now
-			r.say("image %d %% %.0f MB/s", percent, rate)
-			r.sendPercent(ctx, cfg, percent)
+			rate := float64(max(s.bytes-before, 0)) / 1e6 / now.Sub(at).Seconds() // unpacking begins to count anew
+			before, at = s.bytes, now
+			r.say("image %d %% %.0f MB/s", min(s.percent, 100), rate)
+			r.sendPercent(ctx, cfg, min(s.percent, 100))
 		}
 	}
 }

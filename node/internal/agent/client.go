@@ -182,22 +182,22 @@ func (c *client) retry(ctx context.Context, tries int, f func(context.Context) e
 	}
 }
 
-// download reads one artifact from its first byte to its last, through broken connections. Close ends a Read that waits.
+// download reads a stretch of one artifact, through broken connections. Close ends a Read that waits.
 type download struct {
 	c      *client
 	ctx    context.Context //nolint:containedctx // a reader cannot take one per call
 	cancel context.CancelFunc
 	url    string
-	size   int64
+	size   int64 // where the stretch ends
 	at     int64
 	body   io.ReadCloser
 	stall  *time.Timer
 	failed int // connections in a row that brought nothing
 }
 
-func (c *client) download(ctx context.Context, url string, size int64) *download {
+func (c *client) download(ctx context.Context, url string, from, to int64) *download {
 	ctx, cancel := context.WithCancel(ctx)
-	return &download{c: c, ctx: ctx, cancel: cancel, url: url, size: size}
+	return &download{c: c, ctx: ctx, cancel: cancel, url: url, at: from, size: to}
 }
 
 // Close may be called while Read runs, and several times.

@@ -41,6 +41,8 @@ type heldDisk struct {
 	head   [headSize]byte
 	tail   [tailSize]byte
 	passed bool // the tail is part of a file system, and is not held any more
+	// resumed: an earlier try of the same arming may have left pieces of the stored image on the disk.
+	resumed bool
 }
 
 // device is a disk as the kernel offers it.
@@ -71,6 +73,7 @@ func (d *heldDisk) begin(id string, wipe bool) error {
 	if found := foreign(head, tail, id); found != "" && !wipe {
 		return fmt.Errorf("%w (found: %s)", ErrForeignData, found)
 	}
+	d.resumed = bytes.HasPrefix(head, []byte(markRunning))
 	// The note comes first: a power loss right after it must not leave a disk that looks foreign.
 	note := make([]byte, block0)
 	copy(note, markRunning+id+"\n")

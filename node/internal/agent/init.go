@@ -29,12 +29,12 @@ const (
 
 // Main is PID 1 of the network-booted environment: drivers, network, Install, restart. It never returns, because the kernel
 // would panic: what goes wrong is printed, and tried again after a pause.
-func Main(ctx context.Context) {
+func Main(ctx context.Context, join Join) {
 	console := openConsole()
 	say(console, "offshoot agent starts")
 	go reap()
 	for {
-		err := boot(ctx, console)
+		err := boot(ctx, console, join)
 		if err == nil || errors.Is(err, ErrLost) {
 			if err != nil {
 				say(console, "%v: booting from the network again", err)
@@ -48,7 +48,7 @@ func Main(ctx context.Context) {
 }
 
 // boot is one life from bare kernel to a finished disk. A panic in it is one more error.
-func boot(ctx context.Context, console io.Writer) (err error) {
+func boot(ctx context.Context, console io.Writer, join Join) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
@@ -94,7 +94,7 @@ func boot(ctx context.Context, console io.Writer) (err error) {
 	all.Go(func() { address.keep(ctx, log) })
 	say(console, "ready after %.1f s (%.1f s since the kernel started): %s has %s, serving node %s",
 		time.Since(start).Seconds(), uptime().Seconds(), nic.Attrs().Name, address.address(), url[:strings.LastIndex(url, "/")+1])
-	return Install(ctx, Options{URL: url, Logger: log, Console: console, System: m, Lost: lostTime})
+	return Install(ctx, Options{URL: url, Logger: log, Console: console, System: m, Join: join, Lost: lostTime})
 }
 
 // machine is the System of PID 1.

@@ -234,7 +234,7 @@ func TestDownloadResumesWhereItBroke(t *testing.T) {
 	}
 	c := testClient(t, n)
 	var got bytes.Buffer
-	d := c.download(deadline(t), n.URL+"/image", int64(len(stored)))
+	d := c.download(deadline(t), n.URL+"/image", 0, int64(len(stored)))
 	if _, err := got.ReadFrom(d); err != nil {
 		t.Fatal(err)
 	}
@@ -257,7 +257,7 @@ func TestMissingImageIsNotAskedForAgain(t *testing.T) {
 		return true
 	}
 	c := testClient(t, n)
-	_, err := c.download(deadline(t), n.URL+"/image", 10).Read(make([]byte, 10))
+	_, err := c.download(deadline(t), n.URL+"/image", 0, 10).Read(make([]byte, 10))
 	if err == nil || !strings.Contains(err.Error(), "artifact is not here") || asked != 1 {
 		t.Errorf("%v after %d requests", err, asked)
 	}
@@ -271,7 +271,7 @@ func TestRedirectsAreRefused(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if _, err := testClient(t, n).download(ctx, n.URL+"/image", 1).Read(make([]byte, 1)); err == nil {
+	if _, err := testClient(t, n).download(ctx, n.URL+"/image", 0, 1).Read(make([]byte, 1)); err == nil {
 		t.Fatal("followed")
 	}
 }

@@ -26,7 +26,7 @@ import (
 // The test binary is also the program under test: as PID 1 of a virtual machine it is the agent.
 func TestMain(m *testing.M) {
 	if os.Getpid() == 1 {
-		Main(context.Background())
+		Main(context.Background(), nil)
 	}
 	os.Exit(m.Run())
 }

@@ -17,6 +17,8 @@ const (
 	MaxConfig = 128 << 10
 	MaxJoin   = 16 << 10
 	MaxEvent  = 256 << 10
+	// MaxNeighbours bounds Presence and Neighbours: of a thousand machines each is told of some.
+	MaxNeighbours = 16 << 10
 )
 
 // Config is what one machine needs to install itself; served once per attempt by the node that holds duty.
@@ -48,6 +50,27 @@ type Image struct {
 	Size     int64  `json:"size"`                // bytes of the file as stored
 	Format   string `json:"format"`              // one of the Format constants
 	DiskSize int64  `json:"disk_size,omitempty"` // bytes once written; 0 is unknown
+	InfoHash string `json:"infohash,omitempty"`  // by which nodes and machines around exchange it; "" if they do not
+}
+
+// Presence is what a machine says of its exchange, every few seconds while it runs. Neighbours is the answer.
+type Presence struct {
+	Port int  `json:"port"`           // TCP, where it answers others
+	Done bool `json:"done,omitempty"` // it has the whole image, and only gives
+}
+
+// Neighbours are who exchanges the image on a machine's segment.
+type Neighbours struct {
+	Peers []Neighbour `json:"peers"`
+	// Part is this machine's place, from 0, among the Parts machines that fetch: each asks for other pieces first.
+	Part  int `json:"part"`
+	Parts int `json:"parts"`
+}
+
+// Neighbour is a node, or a machine that installs itself.
+type Neighbour struct {
+	ID      string         `json:"id"` // that its certificate must name
+	Address netip.AddrPort `json:"address"`
 }
 
 // Join is what a freshly installed machine needs for its first contact with the swarm. Ticket is a secret.

@@ -52,6 +52,38 @@ func DecodeEvent(r io.Reader) (Event, error) {
 	return e, nil
 }
 
+// DecodePresence reads one Presence of at most MaxNeighbours bytes and validates it.
+func DecodePresence(r io.Reader) (Presence, error) {
+	var p Presence
+	if err := decode(r, MaxNeighbours, &p); err != nil {
+		return Presence{}, fmt.Errorf("presence: %w", err)
+	}
+	if p.Port < 1 || p.Port > 65535 {
+		return Presence{}, fmt.Errorf("presence: port: %d, want a TCP port", p.Port)
+	}
+	return p, nil
+}
+
+// DecodeNeighbours reads one Neighbours of at most MaxNeighbours bytes and validates it.
+func DecodeNeighbours(r io.Reader) (Neighbours, error) {
+	var n Neighbours
+	if err := decode(r, MaxNeighbours, &n); err != nil {
+		return Neighbours{}, fmt.Errorf("neighbours: %w", err)
+	}
+	if n.Parts < 0 || n.Part < 0 || n.Part > 0 && n.Part >= n.Parts {
+		return Neighbours{}, fmt.Errorf("neighbours: part %d of %d", n.Part, n.Parts)
+	}
+	for i, p := range n.Peers {
+		if err := word(fmt.Sprintf("peers[%d].id", i), p.ID, 64); err != nil {
+			return Neighbours{}, fmt.Errorf("neighbours: %w", err)
+		}
+		if !p.Address.IsValid() || p.Address.Port() == 0 {
+			return Neighbours{}, fmt.Errorf("neighbours: peers[%d].address: not an address with a port", i)
+		}
+	}
+	return n, nil
+}
+
 // decode reads exactly one JSON value of at most limit bytes.
 func decode(r io.Reader, limit int64, into any) error {
 	raw, err := io.ReadAll(io.LimitReader(r, limit+1))
@@ -129,6 +161,9 @@ func (i Image) validate() error {
 	if i.DiskSize < 0 {
 		return fmt.Errorf("image.disk_size: %d is negative", i.DiskSize)
 	}
+	if i.InfoHash != "" && !infoHash.MatchString(i.InfoHash) {
+		return fmt.Errorf("image.infohash: %q, want 40 hexadecimal digits", clip(i.InfoHash))
+	}
 	return nil
 }
 
@@ -200,6 +235,7 @@ func (e Event) Validate() error {
 
 var (
 	hostLabel = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$`)
+	infoHash  = regexp.MustCompile(`^[0-9a-f]{40}$`)
 	// The hash ends up between colons on a line of /etc/shadow: neither may occur in it.
 	cryptHash = regexp.MustCompile(`^(\*|!|\$[a-zA-Z0-9]{1,8}\$[a-zA-Z0-9./=,$+-]{8,512})$`)
 )

@@ -44,6 +44,8 @@ type Options struct {
 	Mint func() (id, hash, secret string)
 	// Endpoints lists host:port of peer listeners for a machine on a segment, best first.
 	Endpoints func(segment string, self netip.Addr) []string
+	// Exchangers are the nodes that exchange artifacts with machines of a segment, by id and where these reach them, best first.
+	Exchangers func(segment string) []install.Neighbour
 	// NeighbourMAC says which MAC the kernel knows behind an address, "" for none: the check against a borrowed address.
 	NeighbourMAC func(netip.Addr) swarm.MAC
 	// Firmware tells what DHCP learned of a machine.
@@ -61,6 +63,7 @@ type Server struct {
 	mu       sync.Mutex
 	progress map[swarm.MAC]reported
 	told     map[swarm.MAC]string // boot and answer that are in the diary
+	present  map[swarm.MAC]presence
 }
 
 type reported struct {
@@ -71,7 +74,7 @@ type reported struct {
 
 // New makes a server; serve its Handler.
 func New(o Options) *Server {
-	return &Server{o: o, progress: map[swarm.MAC]reported{}, told: map[swarm.MAC]string{}}
+	return &Server{o: o, progress: map[swarm.MAC]reported{}, told: map[swarm.MAC]string{}, present: map[swarm.MAC]presence{}}
 }
 
 // URL is where the boot script of a nonce is, on the node that has this address on the segment.
@@ -85,6 +88,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /b/{nonce}/boot.ipxe", s.script)
 	mux.HandleFunc("GET /b/{nonce}/install", s.config)
 	mux.HandleFunc("POST /b/{nonce}/event", s.event)
+	mux.HandleFunc("POST /b/{nonce}/exchange", s.exchange)
 	mux.HandleFunc("GET /artifact/{digest}/{name}", s.artifact) // HEAD too
 	return mux
 }
@@ -307,7 +311,7 @@ func (s *Server) render(ctx context.Context, v visit) (install.Config, string, e
 		Install: m.Install, Machine: string(m.MAC), Hostname: m.Name,
 		Image: install.Image{
 			URL:    fmt.Sprintf("http://%s/artifact/%s/image", netip.AddrPortFrom(v.self, Port), p.Image),
-			SHA256: p.Image, Size: image.Size, Format: p.Format, DiskSize: p.DiskSize,
+			SHA256: p.Image, Size: image.Size, Format: p.Format, DiskSize: p.DiskSize, InfoHash: image.InfoHash,
 		},
 		Disk: disk, Wipe: m.Wipe, RootHash: p.RootHash, SSHKeys: p.SSHKeys, Binary: p.Binary,
 		Join: install.Join{

@@ -1,0 +1,108 @@
+//go:build wire
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"offshoot/e2e/story"
+	"offshoot/node/status"
+)
+
+// TestInstallingMachinesExchangeTheImage: six machines install themselves at the same time beside one node, whose link carries the
+// image about once, and not six times.
+func TestInstallingMachinesExchangeTheImage(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	w, small := world(t)
+	seed, _, err := w.Seeded(ctx, small)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const machines = 6
+	living, off := context.WithCancel(ctx)
+	var lives sync.WaitGroup
+	t.Cleanup(func() {
+		off()
+		lives.Wait()
+	})
+	for i := range machines {
+		b := bareAndArmed(ctx, t, w, seed, small, fmt.Sprintf("m%d", i+1))
+		lives.Go(func() { _ = b.Life(living) }) // how it ends is not of interest here
+	}
+	accounts := map[string]string{}
+	installed, err := w.Until(ctx, seed, "all have installed themselves", func(s status.Status) string {
+		done := 0
+		for _, m := range s.Machines {
+			if m.State == "installed" {
+				done++
+			}
+		}
+		if done < machines {
+			return fmt.Sprintf("%d of %d", done, machines)
+		}
+		return ""
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range installed.Machines {
+		out, err := seed.Offshoot(ctx, "machine", "show", m.MAC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(out) {
+			if _, account, ok := strings.Cut(line, "image: "); ok {
+				accounts[m.Name] = strings.TrimSpace(account)
+			}
+		}
+	}
+	byPieces := 0
+	for name, account := range accounts {
+		t.Logf("%s: %s", name, account)
+		if strings.Contains(account, "in pieces, 0 B by HTTP") {
+			byPieces++
+		}
+	}
+	if byPieces < machines-1 {
+		t.Errorf("%d of %d machines got the whole image in pieces", byPieces, machines)
+	}
+	image := storedImage(t, small)
+	t.Logf("the seed has sent %.2f images in pieces", float64(installed.Exchange.Served)/float64(image))
+	if installed.Exchange.Served > image*machines/2 {
+		t.Errorf("the seed has sent %d bytes of an image of %d to %d machines: they do not exchange it", installed.Exchange.Served, image, machines)
+	}
+}
+
+func bareAndArmed(ctx context.Context, t *testing.T, w *story.World, seed *story.Daemon, small story.Small, name string) *story.Bare {
+	t.Helper()
+	b, err := w.NewBare(name, small)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"machine", "name", b.MAC.String(), name}, {"machine", "arm", b.MAC.String()}} {
+		if out, err := seed.Offshoot(ctx, args...); err != nil {
+			t.Fatalf("%v: %v: %s", args, err, out)
+		}
+	}
+	return b
+}
+
+// storedImage is the size of what travels, bytes.
+func storedImage(t *testing.T, small story.Small) int64 {
+	t.Helper()
+	var info fs.FileInfo
+	info, err := os.Stat(small.Image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Size()
+}
