@@ -354,7 +354,7 @@ func (s *services) web() *web.Server {
 			t := identity.NewTicket()
 			return t.ID(), t.Hash(), t.Reveal()
 		},
-		Endpoints: s.endpoints,
+		Endpoints:  s.endpoints,
 		Exchangers: s.exchangersOn,
 		NeighbourMAC: func(addr netip.Addr) swarm.MAC {
 			mac, ok, err := segment.ARPEntry(addr)

@@ -36,9 +36,9 @@ type Options struct {
 	Console io.Writer    // lines for people; nil: none
 	System  System
 	// Join enters the exchange of a config's image with those around; nil: the image comes by HTTP.
-	Join    Join
-	Hold    time.Duration // pause between two questions of a held machine; 0 is a minute
-	Lost    time.Duration // after so long without a word from the node Install ends with ErrLost; 0 is never
+	Join Join
+	Hold time.Duration // pause between two questions of a held machine; 0 is a minute
+	Lost time.Duration // after so long without a word from the node Install ends with ErrLost; 0 is never
 }
 
 // System is the machine that is being installed. Its methods are called from one goroutine.

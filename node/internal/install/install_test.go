@@ -60,6 +60,7 @@ func TestValidationNamesTheField(t *testing.T) {
 		{"image.size:", func(c *Config) { c.Image.Size = 0 }},
 		{"image.format:", func(c *Config) { c.Image.Format = "iso" }},
 		{"image.disk_size:", func(c *Config) { c.Image.DiskSize = -1 }},
+		{"image.infohash:", func(c *Config) { c.Image.InfoHash = strings.Repeat("A", 40) }},
 		{"disk:", func(c *Config) { c.Disk = "biggest" }},
 		{"root_hash:", func(c *Config) { c.RootHash = "$6$a$bcdefghijk:0:0" }},
 		{"root_hash:", func(c *Config) { c.RootHash = "plain" }},
@@ -115,6 +116,23 @@ func TestEventsAreChecked(t *testing.T) {
 		`{"phase":"image","install":"a b"}`: false,
 	} {
 		if _, err := DecodeEvent(strings.NewReader(raw)); (err == nil) != ok {
+			t.Errorf("%s: %v", raw, err)
+		}
+	}
+}
+
+func TestNeighboursAreChecked(t *testing.T) {
+	for raw, ok := range map[string]bool{
+		`{"peers":[{"id":"5eed","address":"192.168.42.1:7400"}],"part":1,"parts":2}`: true,
+		`{"peers":null,"part":0,"parts":0}`:                                          true,
+		`{"peers":[{"id":"","address":"192.168.42.1:7400"}]}`:                        false,
+		`{"peers":[{"id":"5eed","address":"192.168.42.1:0"}]}`:                       false,
+		`{"peers":[{"id":"5eed","address":""}]}`:                                     false,
+		`{"peers":[],"part":2,"parts":2}`:                                            false,
+		`{"peers":[],"part":-1,"parts":2}`:                                           false,
+		`{"peers":[],"parts":-1}`:                                                    false,
+	} {
+		if _, err := DecodeNeighbours(strings.NewReader(raw)); (err == nil) != ok {
 			t.Errorf("%s: %v", raw, err)
 		}
 	}

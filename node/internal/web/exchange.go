@@ -23,15 +23,13 @@ const (
 // presence is a machine that exchanges its image with others while it installs itself. It is known to the node that serves it,
 // and to no other: whoever takes the duty over is told within two seconds.
 type presence struct {
-	install string
+	name    string // swarm.InstallerID
 	segment string
 	image   string
 	at      netip.AddrPort
 	done    bool
 	seen    time.Time
 }
-
-func (p presence) name() string { return string(swarm.InstallerID(p.install)) }
 
 // exchange notes where a machine gives pieces of its image away, and answers with those around it who do so too.
 func (s *Server) exchange(w http.ResponseWriter, r *http.Request) {
@@ -51,7 +49,7 @@ func (s *Server) exchange(w http.ResponseWriter, r *http.Request) {
 	}
 	profile, _ := s.o.View().Profile(v.machine.Profile)
 	own := presence{
-		install: v.machine.Install, segment: v.lease.Segment, image: profile.Image, done: said.Done, seen: v.now,
+		name: string(swarm.InstallerID(v.machine.Install)), segment: v.lease.Segment, image: profile.Image, done: said.Done, seen: v.now,
 		at: netip.AddrPortFrom(v.lease.Addr, uint16(said.Port)),
 	}
 	out := around(own, s.meet(v.machine.MAC, own))
@@ -81,8 +79,8 @@ func (s *Server) meet(mac swarm.MAC, own presence) []presence {
 // those that fetch. Of many machines each is told of those that follow it, so that all are told of as often.
 func around(own presence, all []presence) install.Neighbours {
 	all = slices.DeleteFunc(slices.Clone(all), func(p presence) bool { return p.segment != own.segment || p.image != own.image })
-	slices.SortFunc(all, func(a, b presence) int { return strings.Compare(a.name(), b.name()) })
-	at := slices.IndexFunc(all, func(p presence) bool { return p.install == own.install })
+	slices.SortFunc(all, func(a, b presence) int { return strings.Compare(a.name, b.name) })
+	at := slices.IndexFunc(all, func(p presence) bool { return p.name == own.name })
 	out := install.Neighbours{Peers: []install.Neighbour{}}
 	for i, p := range all {
 		if p.done {
@@ -98,7 +96,7 @@ func around(own presence, all []presence) install.Neighbours {
 	}
 	for k := 1; k < len(all) && len(out.Peers) < maxMachines; k++ {
 		p := all[(at+k)%len(all)]
-		out.Peers = append(out.Peers, install.Neighbour{ID: p.name(), Address: p.at})
+		out.Peers = append(out.Peers, install.Neighbour{ID: p.name, Address: p.at})
 	}
 	return out
 }

@@ -83,10 +83,13 @@ func newHouse(t *testing.T) *house {
 	}
 	h.handler = New(Options{
 		View: h.state.View, Propose: h.propose,
-		OnDuty:       func(segment string) bool { return h.duty && segment == "s1" },
-		Artifact:     artifact,
-		Mint:         h.mint,
-		Endpoints:    func(_ string, self netip.Addr) []string { return []string{netip.AddrPortFrom(self, 7400).String()} },
+		OnDuty:    func(segment string) bool { return h.duty && segment == "s1" },
+		Artifact:  artifact,
+		Mint:      h.mint,
+		Endpoints: func(_ string, self netip.Addr) []string { return []string{netip.AddrPortFrom(self, 7400).String()} },
+		Exchangers: func(segment string) []install.Neighbour {
+			return []install.Neighbour{{ID: "node-on-" + segment, Address: netip.AddrPortFrom(self, 7400)}}
+		},
 		NeighbourMAC: func(netip.Addr) swarm.MAC { return h.neighbour },
 		Firmware:     func(swarm.MAC) boot.Firmware { return boot.Unknown },
 		Trace: func(mac swarm.MAC, what, answer, reason string) {
