@@ -126,6 +126,12 @@ bench-share: ## one artifact from one machine to eight, beside aria2c and nginx 
 	.ci/deps build wire bench
 	go run ./e2e/bench share $(SHARE)
 
+.PHONY: bench-install
+bench-install: ## thirty machines install themselves beside one node: how often the image leaves it (as root; INSTALL='-machines 12 …')
+	.ci/deps build wire bench
+	$(MAKE) build
+	go run ./e2e/bench install $(INSTALL)
+
 .PHONY: fuzz
 fuzz: $(IPXE) ## every fuzz target for a minute (FUZZTIME=10m for longer)
 	.ci/fuzz $(or $(FUZZTIME),60s)

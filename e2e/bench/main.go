@@ -29,6 +29,8 @@ func main() {
 		err = leaseBench(ctx, os.Args[2:])
 	} else if len(os.Args) > 1 && os.Args[1] == "share" {
 		err = shareBench(ctx, os.Args[2:])
+	} else if len(os.Args) > 1 && os.Args[1] == "install" {
+		err = installBench(ctx, os.Args[2:])
 	} else {
 		err = bench(ctx)
 	}

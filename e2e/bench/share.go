@@ -103,7 +103,7 @@ func (b *shares) draw(ctx context.Context, l *lab.Lab, nodes int) error {
 			return err
 		}
 		if b.rate > 0 {
-			if err := b.shape(ctx, h); err != nil {
+			if err := shape(ctx, h, b.rate); err != nil {
 				return err
 			}
 		}
@@ -115,9 +115,9 @@ func (b *shares) draw(ctx context.Context, l *lab.Lab, nodes int) error {
 	return nil
 }
 
-// shape limits what leaves the machine, and what the switch sends to it.
-func (b *shares) shape(ctx context.Context, h *lab.Host) error {
-	limit := []string{"root", "tbf", "rate", fmt.Sprintf("%dmbit", b.rate), "burst", "64kb", "latency", "50ms"}
+// shape limits what leaves a machine, and what the switch sends to it, to so many Mbit/s.
+func shape(ctx context.Context, h *lab.Host, rate int) error {
+	limit := []string{"root", "tbf", "rate", fmt.Sprintf("%dmbit", rate), "burst", "64kb", "latency", "50ms"}
 	if _, err := h.Run(ctx, "tc", append([]string{"qdisc", "add", "dev", "lan0"}, limit...)...); err != nil {
 		return err
 	}
@@ -210,7 +210,10 @@ func (b *shares) race(ctx context.Context, only string) error {
 		if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
 			return err
 		}
-		sent := b.sent()
+		before, err := sent(ctx, b.hosts[0])
+		if err != nil {
+			return err
+		}
 		limited, cancel := context.WithTimeout(ctx, 10*time.Minute)
 		took, err := c.run(b, limited, dir)
 		cancel()
@@ -219,21 +222,24 @@ func (b *shares) race(ctx context.Context, only string) error {
 			out("%-24s %v\n", c.name, err)
 			continue
 		}
+		after, err := sent(ctx, b.hosts[0])
+		if err != nil {
+			return err
+		}
 		ratio := "-"
 		if bound > 0 {
 			ratio = fmt.Sprintf("%.2f", took.Seconds()/bound)
 		}
-		out("%-24s %9.2f %9s %9.1f %22.2f\n", c.name, took.Seconds(), ratio, float64(b.size)/1e6/took.Seconds(), float64(b.sent()-sent)/float64(b.size))
+		out("%-24s %9.2f %9s %9.1f %22.2f\n", c.name, took.Seconds(), ratio, float64(b.size)/1e6/took.Seconds(), float64(after-before)/float64(b.size))
 	}
 	return errors.Join(failed...)
 }
 
-// sent is what has left the first machine, in bytes on the wire.
-func (b *shares) sent() int64 {
-	text, err := b.hosts[0].Run(context.Background(), "cat", "/sys/class/net/lan0/statistics/tx_bytes")
-	n, perr := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
-	if err != nil || perr != nil {
-		return 0
+// sent is what has left a machine, in bytes on the wire.
+func sent(ctx context.Context, h *lab.Host) (int64, error) {
+	text, err := h.Run(ctx, "cat", "/sys/class/net/lan0/statistics/tx_bytes")
+	if err != nil {
+		return 0, err
 	}
-	return n
+	return strconv.ParseInt(strings.TrimSpace(text), 10, 64)
 }

@@ -161,6 +161,26 @@ func (b *Bare) Life(ctx context.Context) error {
 	return nil
 }
 
+// Install installs the machine, which then stays switched off.
+func (b *Bare) Install(ctx context.Context) error {
+	for ctx.Err() == nil {
+		script, err := b.script(ctx)
+		switch url := AgentURL(script); {
+		case err == nil && url != "":
+			err = b.agent(ctx, url)
+		case err == nil && strings.Contains(script, "sanboot"):
+			return nil
+		}
+		if err != nil {
+			b.o.Logger.Debug("not installed yet", "machine", b.Host, "error", err)
+		}
+		if err := pause(ctx, time.Second); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
 // PowerLoss cuts the power for a moment.
 func (b *Bare) PowerLoss(ctx context.Context) error {
 	pid, err := b.pid(ctx)
