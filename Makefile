@@ -122,9 +122,14 @@ bench-lease: ## leases beside Kea and dnsmasq, and the size of a datacentre (as 
 	go run ./e2e/bench lease $(PARTS)
 
 .PHONY: bench-share
-bench-share: ## one artifact from one machine to eight, beside aria2c and nginx on the same links (as root; SHARE='-rate 0 …')
+bench-share: ## one artifact from one machine to eight, beside aria2c, transmission, nginx and udpcast on the same links (as root; SHARE='-rate 0 …')
 	.ci/deps build wire bench
 	go run ./e2e/bench share $(SHARE)
+
+.PHONY: bench-uplinks
+bench-uplinks: ## one artifact to three segments behind uplinks: how often it crosses each (as root; UPLINKS='-size 512 …')
+	.ci/deps build wire bench
+	go run ./e2e/bench uplinks $(UPLINKS)
 
 .PHONY: bench-install
 bench-install: ## thirty machines install themselves beside one node: how often the image leaves it (as root; INSTALL='-machines 12 …')

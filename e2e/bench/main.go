@@ -31,6 +31,8 @@ func main() {
 		err = shareBench(ctx, os.Args[2:])
 	} else if len(os.Args) > 1 && os.Args[1] == "install" {
 		err = installBench(ctx, os.Args[2:])
+	} else if len(os.Args) > 1 && os.Args[1] == "uplinks" {
+		err = uplinksBench(ctx, os.Args[2:])
 	} else {
 		err = bench(ctx)
 	}

@@ -32,6 +32,8 @@ type shares struct {
 	artifact share.Artifact
 	torrent  string // a .torrent for foreign programs
 	hosts    []*lab.Host
+	names    map[string]string         // of machines, by address
+	reach    func(from, to int) string // where a machine finds another, "" if it does not exchange with it
 }
 
 // courier is a way to bring the artifact to all machines but the first. run says how long that took, without its preparations.
@@ -46,7 +48,9 @@ var couriers = []courier{
 	{"offshoot, TLS", "", (*shares).piecesOverTLS},
 	{"offshoot, HTTP only", "", (*shares).overHTTP},
 	{"aria2c", "aria2c", (*shares).aria2},
+	{"transmission", "transmission-cli", (*shares).transmission},
 	{"nginx and curl", "nginx", (*shares).nginx},
+	{"udpcast", "udp-sender", (*shares).udpcast},
 }
 
 func shareBench(ctx context.Context, args []string) (err error) {
@@ -66,7 +70,7 @@ func shareBench(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(*dir)) }()
-	b := &shares{dir: *dir, size: *size << 20, rate: *rate}
+	b := &shares{dir: *dir, size: *size << 20, rate: *rate, names: map[string]string{}}
 	if *rate == 0 {
 		*nodes = 1
 	}
@@ -99,26 +103,36 @@ func (b *shares) draw(ctx context.Context, l *lab.Lab, nodes int) error {
 		if err != nil {
 			return err
 		}
-		if _, err := h.Run(ctx, "ip", "address", "add", fmt.Sprintf("10.9.0.%d/24", i+1), "dev", "lan0"); err != nil {
+		if err := b.plug(ctx, h, lan, fmt.Sprintf("10.9.0.%d", i+1), b.rate, i); err != nil {
 			return err
-		}
-		if b.rate > 0 {
-			if err := shape(ctx, h, b.rate); err != nil {
-				return err
-			}
 		}
 		b.hosts = append(b.hosts, h)
 	}
 	if b.rate == 0 {
 		b.hosts = append(b.hosts, b.hosts[0])
 	}
+	b.reach = func(from, to int) string {
+		if from == to {
+			return ""
+		}
+		return b.address(to)
+	}
 	return nil
 }
 
-// shape limits what leaves a machine, and what the switch sends to it, to so many Mbit/s.
-func shape(ctx context.Context, h *lab.Host, rate int) error {
+// plug gives the i-th machine an address on a network, and its link a rate in Mbit/s.
+func (b *shares) plug(ctx context.Context, h *lab.Host, n *lab.Network, address string, rate, i int) error {
+	b.names[address] = strconv.Itoa(i)
+	if _, err := h.Run(ctx, "ip", "address", "add", address+"/24", "brd", "+", "dev", n.String()); err != nil || rate == 0 {
+		return err
+	}
+	return shape(ctx, h, n.String(), rate)
+}
+
+// shape limits what leaves a machine on a network, and what the switch sends to it there, to so many Mbit/s.
+func shape(ctx context.Context, h *lab.Host, lan string, rate int) error {
 	limit := []string{"root", "tbf", "rate", fmt.Sprintf("%dmbit", rate), "burst", "64kb", "latency", "50ms"}
-	if _, err := h.Run(ctx, "tc", append([]string{"qdisc", "add", "dev", "lan0"}, limit...)...); err != nil {
+	if _, err := h.Run(ctx, "tc", append([]string{"qdisc", "add", "dev", lan}, limit...)...); err != nil {
 		return err
 	}
 	wires := strings.TrimSuffix(h.Namespace(), h.String()) + "wires"
@@ -127,7 +141,7 @@ func shape(ctx context.Context, h *lab.Host, rate int) error {
 		return err
 	}
 	for line := range strings.Lines(links) { // "7: p3@if2: <…> … alias s1 lan0"
-		if _, alias, ok := strings.Cut(line, "alias "); !ok || strings.TrimSpace(alias) != h.String()+" lan0" {
+		if _, alias, ok := strings.Cut(line, "alias "); !ok || strings.TrimSpace(alias) != h.String()+" "+lan {
 			continue
 		}
 		port, _, _ := strings.Cut(strings.Fields(line)[1], "@")
@@ -200,6 +214,9 @@ func (b *shares) race(ctx context.Context, only string) error {
 	var failed []error
 	for _, c := range couriers {
 		if only != "" && c.name != only {
+			continue
+		}
+		if c.name == "udpcast" && b.rate == 0 { // it is for networks
 			continue
 		}
 		if c.need != "" && len(lab.Missing(c.need)) > 0 {

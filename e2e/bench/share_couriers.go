@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -98,13 +99,38 @@ func (b *shares) port(base, i int) string {
 	return fmt.Sprintf("%s:%d", b.address(i), base)
 }
 
+// everywhere is where a machine listens.
+func (b *shares) everywhere(base, i int) string {
+	if b.rate == 0 {
+		return b.port(base, i)
+	}
+	return fmt.Sprintf(":%d", base)
+}
+
+// name is the same for all addresses of a machine.
+func (b *shares) name(address string) string { return cmp.Or(b.names[address], address) }
+
+// part is a machine's place among those that fetch and that it exchanges with.
+func (b *shares) part(own int) (i, n int) {
+	for k := 1; k < len(b.hosts); k++ {
+		if k != own && b.reach(own, k) == "" {
+			continue
+		}
+		if k < own {
+			i++
+		}
+		n++
+	}
+	return i, n
+}
+
 func (b *shares) node(i int, store *share.Store, certs *tls.Config, byPieces bool) (*sharer, error) {
 	h := b.hosts[i]
-	ln, err := listenOn(h, b.port(piecePort, i))
+	ln, err := listenOn(h, b.everywhere(piecePort, i))
 	if err != nil {
 		return nil, err
 	}
-	web, err := listenOn(h, b.port(webPort, i))
+	web, err := listenOn(h, b.everywhere(webPort, i))
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +145,9 @@ func (b *shares) node(i int, store *share.Store, certs *tls.Config, byPieces boo
 			Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		},
 		Listener: ln,
-		Caller:   func(c net.Conn) string { return netip.MustParseAddrPort(c.RemoteAddr().String()).Addr().String() },
+		Caller: func(c net.Conn) string {
+			return b.name(netip.MustParseAddrPort(c.RemoteAddr().String()).Addr().Unmap().String())
+		},
 		Dial: func(ctx context.Context, p share.Peer) (net.Conn, error) {
 			conn, err := h.Dial(ctx, "tcp4", p.Addr)
 			if err != nil || certs == nil {
@@ -130,8 +158,9 @@ func (b *shares) node(i int, store *share.Store, certs *tls.Config, byPieces boo
 		},
 		Peers: func(share.Digest) (peers []share.Peer) {
 			for k := range b.hosts {
-				if k != i {
-					peers = append(peers, share.Peer{ID: b.address(k), Addr: b.port(piecePort, k)})
+				if at := b.reach(i, k); at != "" {
+					_, port, _ := net.SplitHostPort(b.port(piecePort, k)) // it has one
+					peers = append(peers, share.Peer{ID: b.name(at), Addr: net.JoinHostPort(at, port)})
 				}
 			}
 			return peers
@@ -142,7 +171,7 @@ func (b *shares) node(i int, store *share.Store, certs *tls.Config, byPieces boo
 			}
 			return b.artifact.InfoHash
 		},
-		Part:     func(share.Digest) (int, int) { return i - 1, len(b.hosts) - 1 },
+		Part:     func(share.Digest) (int, int) { return b.part(i) },
 		Patience: time.Minute,
 	}
 	x, err := share.NewTorrent(o)
