@@ -69,6 +69,7 @@ func (x *Torrent) openStored(ih metainfo.Hash) {
 // add makes the torrent known to the client. The lock is held.
 func (x *Torrent) add(ih metainfo.Hash, p *pieces, info []byte) *opened {
 	p.settled = x.settled
+	x.tally.opened(ih, p.digest)
 	t, _ := x.client.AddTorrentOpt(bt.AddTorrentOpts{InfoHash: ih, Storage: p, ChunkSize: chunkSize, InfoBytes: info})
 	t.SetOnWriteChunkError(func(error) {}) // pieces knows
 	o := &opened{torrent: t, pieces: p, since: time.Now()}
@@ -80,6 +81,7 @@ func (x *Torrent) add(ih metainfo.Hash, p *pieces, info []byte) *opened {
 func (x *Torrent) drop(ih metainfo.Hash, o *opened) {
 	delete(x.open, ih)
 	o.torrent.Drop()
+	x.tally.closed(ih)
 	_ = o.pieces.close() // the client does so only if it has seen the info dictionary
 }
 
@@ -109,6 +111,7 @@ func (x *Torrent) janitor() {
 }
 
 func (x *Torrent) tidy(now time.Time) {
+	x.tally.settle()
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for ih, o := range x.open {
@@ -191,6 +194,7 @@ func (x *Torrent) exchange(ctx context.Context, d Digest, size int64, ih metainf
 	o.fetched = true
 	x.mu.Unlock()
 	err = x.gather(ctx, o, tell)
+	x.tally.settle() // who waits for the artifact may want to know from where it came
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	o.fetched, o.since = false, time.Now()

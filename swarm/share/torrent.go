@@ -67,6 +67,7 @@ type Torrent struct {
 	flights *flights
 	client  *bt.Client
 	guard   *guard
+	tally   *tally
 	ended   chan struct{} // the janitor has
 	once    sync.Once
 
@@ -99,6 +100,7 @@ func NewTorrent(opts TorrentOptions) (*Torrent, error) {
 	}
 	x.flights = newFlights(opts.HTTP.Store, x.transfer)
 	x.guard = newGuard(opts.Dial, opts.Caller, x.log)
+	x.tally = newTally(x.HTTP.opts.Moved, func(c *bt.PeerConn) string { return x.guard.name(c.RemoteAddr) })
 	client, err := bt.NewClient(x.config())
 	if err != nil {
 		return nil, fmt.Errorf("start BitTorrent: %w", err)
@@ -138,6 +140,8 @@ func (x *Torrent) config() *bt.ClientConfig {
 	}
 	c.DefaultStorage = nowhere{}
 	c.Callbacks.CompletedHandshake = func(_ *bt.PeerConn, ih metainfo.Hash) { x.openStored(ih) }
+	c.Callbacks.PeerConnAdded = []func(*bt.PeerConn){x.tally.began}
+	c.Callbacks.PeerConnClosed = x.tally.ended
 	// Called before the client takes the peer's word on how many requests it bears.
 	c.Callbacks.ReadExtendedHandshake = func(_ *bt.PeerConn, m *pp.ExtendedHandshakeMessage) { m.Reqq = inFlight }
 	c.Slogger = slog.New(onlyErrors{x.log.Handler()})
@@ -165,6 +169,7 @@ func (x *Torrent) Close() error {
 		close(x.guard.done)
 		<-x.ended
 		x.client.Close()
+		x.tally.settle()
 	})
 	if err := x.opts.Listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("close listener: %w", err)
@@ -186,8 +191,9 @@ type TorrentStats struct {
 	Open      int   // torrents that are open now
 }
 
-// Stats may be called at any time.
+// Stats may be called at any time. What it says has been told to Options.Moved by then.
 func (x *Torrent) Stats() TorrentStats {
+	x.tally.settle()
 	s := x.client.ConnStats()
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -195,4 +201,18 @@ func (x *Torrent) Stats() TorrentStats {
 		Fetched: s.BytesReadUsefulData.Int64(), Served: s.BytesWrittenData.Int64(),
 		BadPieces: x.badPieces, Open: len(x.open),
 	}
+}
+
+// Transfers are the fetches under way, sorted by digest.
+func (x *Torrent) Transfers() []Transfer { return x.flights.transfers(time.Now(), x.peersOf) }
+
+func (x *Torrent) peersOf(d Digest) int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, o := range x.open {
+		if o.fetched && o.pieces.digest == d {
+			return len(o.torrent.PeerConns())
+		}
+	}
+	return x.HTTP.peersOf(d)
 }
