@@ -101,15 +101,7 @@ func (f *seedFlags) run(ctx context.Context, s *settings) error {
 			return err
 		}
 	}
-	log, err := s.logger()
-	if err != nil {
-		return err
-	}
-	n, err := node.New(node.Options{DataDir: s.dataDir, Seed: seed, Name: f.name, Version: version, Logger: log, Say: say})
-	if err != nil {
-		return err
-	}
-	return runNode(ctx, n)
+	return s.runNode(ctx, node.Options{Seed: seed, Name: f.name})
 }
 
 // access finds out how people get into the new machines: somebody must be able to.
@@ -201,8 +193,33 @@ func askPassword(ctx context.Context) (string, error) {
 	return hash, nil
 }
 
+// runNode runs a node with its words, its diary and its progress on the terminal.
+func (s *settings) runNode(ctx context.Context, o node.Options) error {
+	p := newProgress()
+	log, err := s.loggerTo(p)
+	if err != nil {
+		return err
+	}
+	o.DataDir, o.Version, o.Logger, o.Say = s.dataDir, version, log, p.say
+	n, err := node.New(o)
+	if err != nil {
+		return err
+	}
+	showing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	shown := make(chan struct{})
+	go func() {
+		defer close(shown)
+		p.follow(showing, n.Fetching)
+	}()
+	defer func() {
+		stop()
+		<-shown
+	}()
+	return runNode(ctx, n, p.say)
+}
+
 // runNode runs a node until it ends. The first signal hands everything over, the second one leaves at once.
-func runNode(ctx context.Context, n *node.Node) error {
+func runNode(ctx context.Context, n *node.Node, say func(line string)) error {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	ended := make(chan error, 1)
@@ -252,7 +269,7 @@ func runNode(ctx context.Context, n *node.Node) error {
 }
 
 func newNode(s *settings) *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use:   "node",
 		Short: "Run an installed machine as a node (its systemd unit does)",
 		Long: `node is what the unit offshoot.service runs on every machine that offshoot installed. On the first
@@ -260,17 +277,10 @@ boot it redeems the ticket that the installation left, joins the swarm, and gets
 later it resumes by itself, even when no other node is there.`,
 		Args: exactly(),
 		RunE: func(c *cobra.Command, _ []string) error {
-			log, err := s.logger()
-			if err != nil {
-				return err
-			}
-			n, err := node.New(node.Options{DataDir: s.dataDir, Version: version, Logger: log, Say: say})
-			if err != nil {
-				return err
-			}
-			return runNode(c.Context(), n)
+			return s.runNode(c.Context(), node.Options{})
 		},
 	}
+	return c
 }
 
 func newAgent(s *settings) *cobra.Command {
