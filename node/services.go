@@ -151,6 +151,9 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 		{s.watch},
 		{task.Func("beginning", s.begin), task.Func("progress", s.progress)},
 	}
+	if s.node.o.Metrics != "" {
+		stages[0] = append(stages[0], task.Func("metrics", s.serveMetrics))
+	}
 	return stages, func() {
 		if err := s.share.Close(); err != nil {
 			log.Warn("the exchange of artifacts did not end well", "error", err)
