@@ -38,7 +38,7 @@ func TestFirstLight(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("\n%s\n%s", report.Status, report.Phases())
+	t.Logf("\n%s\n%s\n%s", report.Status, report.Phases(), report.Sources())
 	checkEnd(t, report)
 	for name, c := range w.Captures {
 		messages, err := lab.ReadDHCP(c.Path())

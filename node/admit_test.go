@@ -10,8 +10,8 @@ import (
 	"offshoot/swarm/identity"
 )
 
-// installing is a machine in its agent.
-func installing(t *testing.T) *identity.Identity {
+// inAgent is a machine in its agent.
+func inAgent(t *testing.T) *identity.Identity {
 	t.Helper()
 	id, err := identity.Open(identity.Options{Dir: t.TempDir(), Role: identity.RoleInstall})
 	if err != nil {
@@ -36,7 +36,7 @@ func admission(t *testing.T, ticket identity.Ticket, id *identity.Identity) []by
 func TestAdmissionIsForTheInstallationOfTheTicketAndLeavesItGood(t *testing.T) {
 	t.Parallel()
 	l := founded(t)
-	ticket, id := l.mint(), installing(t)
+	ticket, id := l.mint(), inAgent(t)
 	for range 2 { // an answer may get lost
 		answer, err := l.admit(t.Context(), admission(t, ticket, id))
 		if err != nil {
@@ -78,7 +78,7 @@ func TestAdmissionIsRefusedWithoutAGoodTicket(t *testing.T) {
 	_, err := l.Admit(t.Context(), []byte("{}"))
 	refused(t, err, "admission request")
 	ask := func(ticket identity.Ticket) error {
-		answer, err := l.Admit(t.Context(), admission(t, ticket, installing(t)))
+		answer, err := l.Admit(t.Context(), admission(t, ticket, inAgent(t)))
 		if err != nil && answer != nil {
 			t.Error("an answer beside a refusal")
 		}

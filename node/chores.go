@@ -116,6 +116,7 @@ func (s *services) fetch(ctx context.Context, a swarm.Artifact) error {
 		return err
 	}
 	if s.share.Has(digest) {
+		s.freight.needed(a.Digest, a.Size, false)
 		return nil
 	}
 	started := time.Now()
@@ -123,7 +124,10 @@ func (s *services) fetch(ctx context.Context, a swarm.Artifact) error {
 	if err := s.share.Fetch(ctx, digest, a.Size, nil); err != nil {
 		return err
 	}
-	s.node.log.Info("artifact fetched", "artifact", a.Name, "bytes", a.Size, "pieces", s.share.Stats().Fetched-before, "took", time.Since(started))
+	pieces := s.share.Stats().Fetched - before
+	s.freight.needed(a.Digest, a.Size, true)
+	from := s.freight.of(a.Digest).Received
+	s.node.log.Info("artifact fetched", "artifact", a.Name, "bytes", a.Size, "pieces", pieces, "segment", from.Segment, "uplink", from.Uplink, "took", time.Since(started))
 	return nil
 }
 

@@ -97,10 +97,20 @@ func (d *desk) Audit() []status.AuditEntry { return auditList(d.s.state.View()) 
 
 // Artifacts are all that the swarm knows of.
 func (d *desk) Artifacts() []status.Artifact {
-	return artifactList(d.s.state.View(), d.s.alive, func(digest string) bool { return d.s.share.Has(share.Digest(digest)) })
+	all := artifactList(d.s.state.View(), d.s.memory.Node, d.s.alive, func(digest string) bool { return d.s.share.Has(share.Digest(digest)) })
+	d.s.share.Stats() // counts what has come until now
+	fetches := d.s.fetches()
+	for i := range all {
+		a := &all[i]
+		a.Bytes = d.s.freight.of(a.Digest)
+		if at := slices.IndexFunc(fetches, func(f status.Fetch) bool { return f.Digest == a.Digest }); at >= 0 {
+			a.Fetch = &fetches[at]
+		}
+	}
+	return all
 }
 
-func artifactList(view swarm.View, alive func(swarm.NodeID) bool, here func(digest string) bool) []status.Artifact {
+func artifactList(view swarm.View, self swarm.NodeID, alive func(swarm.NodeID) bool, here func(digest string) bool) []status.Artifact {
 	needs := map[string][]string{}
 	for _, p := range view.Profiles() {
 		for _, digest := range p.Needs() {
@@ -109,10 +119,17 @@ func artifactList(view swarm.View, alive func(swarm.NodeID) bool, here func(dige
 			}
 		}
 	}
-	warm := map[string]int{}
+	warm, own := map[string]int{}, string(self) // until it stands in the ledger
+	var others []string                         // that are warm
 	for _, n := range view.Nodes() {
+		if n.ID == self {
+			own = n.Name
+		}
 		if !n.Warm || n.Left || !alive(n.ID) {
 			continue
+		}
+		if n.ID != self {
+			others = append(others, n.Name)
 		}
 		for _, p := range n.Ports {
 			if p.Segment != "" {
@@ -124,11 +141,16 @@ func artifactList(view swarm.View, alive func(swarm.NodeID) bool, here func(dige
 	for _, a := range view.Artifacts() {
 		line := status.Artifact{
 			Digest: a.Digest, Name: a.Name, Size: a.Size, Origin: a.Origin, Verified: a.Verified, InfoHash: a.InfoHash, Profiles: []string{}, Here: here(a.Digest),
-			Warm: map[string]int{},
+			Warm: map[string]int{}, Nodes: []string{},
+		}
+		if line.Here {
+			line.Nodes = append(line.Nodes, own)
 		}
 		if len(needs[a.Digest]) > 0 {
 			line.Profiles, line.Warm = needs[a.Digest], warm
+			line.Nodes = append(line.Nodes, others...)
 		}
+		slices.Sort(line.Nodes)
 		out = append(out, line)
 	}
 	slices.SortFunc(out, func(a, b status.Artifact) int {

@@ -45,16 +45,16 @@ func TestArtifactListSaysWhoNeedsAndHasThem(t *testing.T) {
 	b.apply("", swarm.PutProfile{Profile: swarm.Profile{Name: "p", Image: "d1", Binary: "d1"}})
 	b.apply("", swarm.ReportNode{Address: "192.168.42.1:7400", Warm: true, Protocol: swarm.Protocol, Ports: []swarm.Port{{MAC: "02:00:00:00:00:01", Segment: "s1"}, {MAC: "02:00:00:00:00:02"}}})
 	list := func(alive bool) []status.Artifact {
-		return artifactList(b.state.View(), func(swarm.NodeID) bool { return alive }, func(digest string) bool { return digest == "d2" })
+		return artifactList(b.state.View(), "m9", func(swarm.NodeID) bool { return alive }, func(digest string) bool { return digest == "d2" })
 	}
 	want := []status.Artifact{
-		{Digest: "d2", Name: "former image", Profiles: []string{}, Here: true, Warm: map[string]int{}},
-		{Digest: "d1", Name: "image", Size: 7, InfoHash: "i1", Profiles: []string{"p"}, Warm: map[string]int{"s1": 1}},
+		{Digest: "d2", Name: "former image", Profiles: []string{}, Here: true, Warm: map[string]int{}, Nodes: []string{"m9"}},
+		{Digest: "d1", Name: "image", Size: 7, InfoHash: "i1", Profiles: []string{"p"}, Warm: map[string]int{"s1": 1}, Nodes: []string{"seed"}},
 	}
 	if got := list(true); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v", got)
 	}
-	if got := list(false); len(got[1].Warm) != 0 {
+	if got := list(false); len(got[1].Warm) != 0 || len(got[1].Nodes) != 0 {
 		t.Errorf("nobody is there, and has it: %+v", got[1])
 	}
 }

@@ -40,6 +40,7 @@ type Options struct {
 	Seed    *Seed  // found a swarm, or resume the one that was founded here; nil on installed machines
 	Name    string // of a seed; "" takes the host name
 	Version string
+	Metrics string // HOST:PORT where whoever asks gets this node's numbers, over plain HTTP; "" for nowhere
 	Logger  *slog.Logger
 	// Say is told in plain words what goes on, a line each; nil is silence.
 	Say func(line string)

@@ -48,16 +48,17 @@ type services struct {
 	}
 
 	*core
-	client *peer.Client
-	share  *share.Torrent
-	ground *ground
-	leaver *leaver
-	repos  *repos
-	warm   atomic.Bool
-	known  atomic.Pointer[map[netip.Addr]bool]
-	ca     atomic.Uint64 // the last step of a replacement of the CA that was taken here: Settings.CAGeneration
-	former []string      // pins of the authorities that were being replaced at that step; keepTrust's own
-	stop   context.CancelCauseFunc
+	client  *peer.Client
+	share   *share.Torrent
+	freight *freight
+	ground  *ground
+	leaver  *leaver
+	repos   *repos
+	warm    atomic.Bool
+	known   atomic.Pointer[map[netip.Addr]bool]
+	ca      atomic.Uint64 // the last step of a replacement of the CA that was taken here: Settings.CAGeneration
+	former  []string      // pins of the authorities that were being replaced at that step; keepTrust's own
+	stop    context.CancelCauseFunc
 }
 
 // mark is what our own DHCP probes carry, so that nodes of this swarm know them.
@@ -115,6 +116,7 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 	s.client = peer.NewClient(func(ctx context.Context, addr string) (net.Conn, error) {
 		return s.identity.Dial(ctx, identity.ProtoPeer, addr, "")
 	})
+	s.freight = newFreight(func(peer string) place { return placeOf(s.state.View(), s.memory.Node, peer) })
 	if s.share, err = s.sharing(mux.Listener(identity.ProtoShare)); err != nil {
 		return nil, nil, errors.Join(err, l.Close())
 	}
@@ -148,6 +150,9 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 		{task.Func("hello", s.ground.hello.Run), s.ground},
 		{s.watch},
 		{task.Func("beginning", s.begin), task.Func("progress", s.progress)},
+	}
+	if s.node.o.Metrics != "" {
+		stages[0] = append(stages[0], task.Func("metrics", s.serveMetrics))
 	}
 	return stages, func() {
 		if err := s.share.Close(); err != nil {
@@ -349,7 +354,7 @@ func (s *services) openGround() error {
 func (s *services) web() *web.Server {
 	return web.New(web.Options{
 		View: s.state.View, Propose: s.replica.propose, OnDuty: func(segment string) bool { return s.watch.onDuty(segment) },
-		Artifact: openArtifact(s.store),
+		Artifact: openArtifact(s.store), Sent: s.freight.booted,
 		Mint: func() (id, hash, secret string) {
 			t := identity.NewTicket()
 			return t.ID(), t.Hash(), t.Reveal()
@@ -400,11 +405,10 @@ func (d *desk) picture() *picture {
 	}}
 }
 
-// Status describes the whole swarm, and what this node has exchanged, and what is wrong with its mirror.
+// Status describes the whole swarm, and what this node has and exchanges, and what is wrong with its mirror.
 func (d *desk) Status(ctx context.Context) status.Status {
 	s := d.picture().Status(ctx)
-	moved := d.s.share.Stats()
-	s.Exchange = status.Exchange{Fetched: moved.Fetched, Served: moved.Served, BadPieces: moved.BadPieces}
+	s.Exchange, s.Artifacts = d.s.exchange(), d.Artifacts()
 	for _, problem := range d.s.repos.picture().Problems {
 		s.Problems = append(s.Problems, status.Problem{What: "the mirror of " + s.Asked + ": " + problem, Next: "offshoot mirror status"})
 	}

@@ -20,10 +20,18 @@ func (s *services) sharing(l net.Listener) (*share.Torrent, error) {
 			Store: s.store, Client: func(string) *http.Client { return s.client.HTTP() }, Logger: s.node.log.With("part", "share"),
 			Peers: func(share.Digest) (out []string) {
 				for _, n := range s.holders() {
-					out = append(out, "https://"+n.Address)
+					out = append(out, baseURL(n))
 				}
 				return out
 			},
+			Caller: func(r *http.Request) string {
+				if r.TLS == nil {
+					return ""
+				}
+				id, _ := s.caller(*r.TLS) // whoever has no name was refused in the handshake
+				return string(id)
+			},
+			Moved: s.freight.moved,
 		},
 		Listener: near{l, s.state.View, s.memory.Node},
 		Caller:   memberAt,

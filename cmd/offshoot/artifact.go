@@ -14,7 +14,7 @@ func newArtifact(s *settings) *cobra.Command {
 	list := &cobra.Command{
 		Use: "list", Short: "List the bytes that nodes share: who needs them, and where they are", Args: exactly(), Example: "  offshoot artifact list",
 		Long: `list shows images, kernels and programs by their SHA-256. WARM counts by segment the living nodes that have all that the profiles
-need; HERE is about the node that is asked.`,
+need; HERE is about the node that is asked: yes, no, or how far it has come with fetching it.`,
 		RunE: s.asking(func(ctx context.Context, n *node.Client, _ []string) error {
 			all, err := n.Artifacts(ctx)
 			if err != nil {

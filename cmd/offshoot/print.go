@@ -58,6 +58,17 @@ func printStatus(w io.Writer, s status.Status) error {
 			return err
 		}
 	}
+	var fetches []status.Fetch
+	for _, a := range s.Artifacts {
+		if a.Fetch != nil {
+			fetches = append(fetches, *a.Fetch)
+		}
+	}
+	if len(fetches) > 0 {
+		if _, err := fmt.Fprintln(w, fetchesLine(fetches)); err != nil {
+			return err
+		}
+	}
 	if _, err := fmt.Fprintln(w); err != nil {
 		return err
 	}

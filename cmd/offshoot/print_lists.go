@@ -104,6 +104,9 @@ func printArtifacts(w io.Writer, all []status.Artifact) error {
 		if a.InfoHash != "" {
 			travels = "pieces"
 		}
+		if a.Fetch != nil {
+			here = pace(*a.Fetch)
+		}
 		var warm []string
 		for _, segment := range slices.Sorted(maps.Keys(a.Warm)) {
 			warm = append(warm, fmt.Sprintf("%s=%d", segment, a.Warm[segment]))

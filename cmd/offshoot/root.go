@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"runtime"
@@ -21,20 +22,23 @@ type settings struct {
 	logFormat string
 }
 
-// logger writes to stderr: warnings, or with -v everything that the machine notes in its diary.
-func (s *settings) logger() (*slog.Logger, error) {
+// logger writes to stderr.
+func (s *settings) logger() (*slog.Logger, error) { return s.loggerTo(os.Stderr) }
+
+// loggerTo writes warnings, or with -v everything that the machine notes in its diary.
+func (s *settings) loggerTo(out io.Writer) (*slog.Logger, error) {
 	o := &slog.HandlerOptions{Level: slog.LevelWarn}
 	if s.verbose {
 		o.Level = slog.LevelDebug
 	}
 	switch s.logFormat {
 	case "text":
-		return slog.New(slog.NewTextHandler(os.Stderr, o)), nil
+		return slog.New(slog.NewTextHandler(out, o)), nil
 	case "json":
 		if !s.verbose {
 			o.Level = slog.LevelInfo // who reads JSON wants the diary
 		}
-		return slog.New(slog.NewJSONHandler(os.Stderr, o)), nil
+		return slog.New(slog.NewJSONHandler(out, o)), nil
 	}
 	return nil, usage("--log-format %q: want text or json", s.logFormat)
 }
@@ -75,7 +79,7 @@ somebody else serves.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usage("%w; see: %s --help", err, c.CommandPath())
 	})
-	root.AddCommand(newSeed(s), newNode(s), newImage(), newSwarm(s), newStatus(s), newMachine(s), newSegment(s), newLease(s), newMirror(s), newArtifact(s), newTicket(s), newOperator(s), newAgent(s), newVersion())
+	root.AddCommand(newSeed(s), newNode(s), newImage(), newSwarm(s), newStatus(s), newMachine(s), newSegment(s), newLease(s), newMirror(s), newArtifact(s), newMetrics(s), newTicket(s), newOperator(s), newAgent(s), newVersion())
 	return root
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/signal"
 	"strings"
@@ -22,6 +23,7 @@ import (
 type seedFlags struct {
 	iface, network, within, image, kernel, modules, disk, passwordHash, sshKey, expand, name, kernelArgs string
 	voters                                                                                               int
+	metrics                                                                                              string
 	probe                                                                                                time.Duration
 	autoApprove                                                                                          bool
 }
@@ -58,6 +60,7 @@ first time. Ctrl-C hands everything over first; a second Ctrl-C leaves at once.`
 	fl.StringVar(&f.expand, "expand", "auto", "open segments on other ports of installed nodes: auto or never")
 	fl.IntVar(&f.voters, "voters", node.DefaultVoters, "how many nodes at most vote on the ledger; odd")
 	fl.DurationVar(&f.probe, "probe", 10*time.Second, "how long to listen for other DHCP servers before serving; at least 1s")
+	metricsFlag(c, &f.metrics)
 	fl.StringVar(&f.name, "name", "", "name of this node (default: the host name)")
 	return c
 }
@@ -101,15 +104,7 @@ func (f *seedFlags) run(ctx context.Context, s *settings) error {
 			return err
 		}
 	}
-	log, err := s.logger()
-	if err != nil {
-		return err
-	}
-	n, err := node.New(node.Options{DataDir: s.dataDir, Seed: seed, Name: f.name, Version: version, Logger: log, Say: say})
-	if err != nil {
-		return err
-	}
-	return runNode(ctx, n)
+	return s.runNode(ctx, node.Options{Seed: seed, Name: f.name, Metrics: f.metrics})
 }
 
 // access finds out how people get into the new machines: somebody must be able to.
@@ -201,8 +196,38 @@ func askPassword(ctx context.Context) (string, error) {
 	return hash, nil
 }
 
+// runNode runs a node with its words, its diary and its progress on the terminal.
+func (s *settings) runNode(ctx context.Context, o node.Options) error {
+	if o.Metrics != "" {
+		if _, _, err := net.SplitHostPort(o.Metrics); err != nil {
+			return usage("--metrics %q: want HOST:PORT, such as 127.0.0.1:7490", o.Metrics)
+		}
+	}
+	p := newProgress()
+	log, err := s.loggerTo(p)
+	if err != nil {
+		return err
+	}
+	o.DataDir, o.Version, o.Logger, o.Say = s.dataDir, version, log, p.say
+	n, err := node.New(o)
+	if err != nil {
+		return err
+	}
+	showing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	shown := make(chan struct{})
+	go func() {
+		defer close(shown)
+		p.follow(showing, n.Fetching)
+	}()
+	defer func() {
+		stop()
+		<-shown
+	}()
+	return runNode(ctx, n, p.say)
+}
+
 // runNode runs a node until it ends. The first signal hands everything over, the second one leaves at once.
-func runNode(ctx context.Context, n *node.Node) error {
+func runNode(ctx context.Context, n *node.Node, say func(line string)) error {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	ended := make(chan error, 1)
@@ -252,25 +277,21 @@ func runNode(ctx context.Context, n *node.Node) error {
 }
 
 func newNode(s *settings) *cobra.Command {
-	return &cobra.Command{
+	var metrics string
+	c := &cobra.Command{
 		Use:   "node",
 		Short: "Run an installed machine as a node (its systemd unit does)",
 		Long: `node is what the unit offshoot.service runs on every machine that offshoot installed. On the first
 boot it redeems the ticket that the installation left, joins the swarm, and gets ready to take over;
 later it resumes by itself, even when no other node is there.`,
-		Args: exactly(),
+		Example: "  offshoot node --metrics 127.0.0.1:7490",
+		Args:    exactly(),
 		RunE: func(c *cobra.Command, _ []string) error {
-			log, err := s.logger()
-			if err != nil {
-				return err
-			}
-			n, err := node.New(node.Options{DataDir: s.dataDir, Version: version, Logger: log, Say: say})
-			if err != nil {
-				return err
-			}
-			return runNode(c.Context(), n)
+			return s.runNode(c.Context(), node.Options{Metrics: metrics})
 		},
 	}
+	metricsFlag(c, &metrics)
+	return c
 }
 
 func newAgent(s *settings) *cobra.Command {

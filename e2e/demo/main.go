@@ -77,5 +77,6 @@ func demo(ctx context.Context) (err error) {
 		fmt.Printf("$ offshoot machine show %s\n%s\n", name, report.Timelines[name])
 	}
 	fmt.Println(report.Phases())
+	fmt.Println(report.Sources())
 	return nil
 }

@@ -3,6 +3,7 @@ package story
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -21,15 +22,17 @@ type Report struct {
 	Timelines map[string]string // by machine, as m1 printed them
 	PowerOn   map[string]time.Time
 	Machines  map[string]status.Machine // with their timelines
+	Nodes     map[string]status.Status  // by name: what each node said of itself at last
+	Image     string                    // its name among the artifacts
 }
 
 // firstLight is the story while it is told.
 type firstLight struct {
 	*World
-	firmware lab.Firmware
-	machines map[string]*lab.Machine
-	report   Report
-	m1, m2   *Shell
+	firmware   lab.Firmware
+	machines   map[string]*lab.Machine
+	report     Report
+	m1, m2, m3 *Shell
 }
 
 // FirstLight tells the main job from end to end: a bare machine is installed from the seed, becomes a node, takes over its
@@ -73,7 +76,7 @@ func OneMachine(ctx context.Context, w *World, firmware lab.Firmware) (Report, *
 func newFirstLight(w *World, firmware lab.Firmware) *firstLight {
 	return &firstLight{
 		World: w, firmware: firmware, machines: map[string]*lab.Machine{},
-		report: Report{Timelines: map[string]string{}, PowerOn: map[string]time.Time{}, Machines: map[string]status.Machine{}},
+		report: Report{Timelines: map[string]string{}, PowerOn: map[string]time.Time{}, Machines: map[string]status.Machine{}, Nodes: map[string]status.Status{}, Image: filepath.Base(w.o.Image)},
 	}
 }
 
@@ -150,13 +153,16 @@ func (f *firstLight) second(ctx context.Context) error {
 	return err
 }
 
-func (f *firstLight) third(ctx context.Context) error {
+func (f *firstLight) third(ctx context.Context) (err error) {
+	if f.report.Nodes["seed"], err = f.seed.Status(ctx); err != nil {
+		return err
+	}
 	f.seed.Kill()
 	f.Say("seed  killed")
 	if err := f.power(ctx, "m3", f.onM1, f.Lan0); err != nil {
 		return err
 	}
-	_, err := f.Until(ctx, f.m2, "m3 is a warm node and the seed is gone", func(s status.Status) string {
+	s, err := f.Until(ctx, f.m2, "m3 is a warm node and the seed is gone", func(s status.Status) string {
 		if missing := wantWarm(s, "m3"); missing != "" {
 			return missing
 		}
@@ -168,6 +174,10 @@ func (f *firstLight) third(ctx context.Context) error {
 		}
 		return ""
 	})
+	if err != nil {
+		return err
+	}
+	f.m3, err = f.Login(ctx, "m3", machine(s, "m3").Address)
 	return err
 }
 
@@ -177,6 +187,11 @@ func (f *firstLight) curtain(ctx context.Context) (err error) {
 	defer cancel()
 	if f.report.Final, err = f.m2.Status(ctx); err != nil {
 		return err
+	}
+	for _, shell := range []*Shell{f.m1, f.m2, f.m3} {
+		if f.report.Nodes[shell.Name], err = shell.Status(ctx); err != nil {
+			return err
+		}
 	}
 	if f.report.Status, err = f.m2.Run(ctx, "offshoot swarm status"); err != nil {
 		return err

@@ -23,6 +23,7 @@ import (
 type Trio struct {
 	*World
 	Machines []*Bare
+	Seed     status.Status // what the seed said of itself before it was killed
 
 	small  Small
 	first  lab.Grant // the seed's own term
@@ -87,6 +88,9 @@ func (w *World) NewTrio(ctx context.Context, small Small) (*Trio, error) {
 		})
 	}
 	if _, err := t.Settled(ctx); err != nil {
+		return t, err
+	}
+	if t.Seed, err = seed.Status(ctx); err != nil {
 		return t, err
 	}
 	seed.Kill()

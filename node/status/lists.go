@@ -38,6 +38,10 @@ type Artifact struct {
 	// Warm counts by segment the living nodes that said they have all that the profiles need, this among it; of what no profile
 	// needs nobody keeps count.
 	Warm map[string]int `json:"warm"`
+	// Nodes are the names of those that have it, as far as the node that answers knows: itself, and those that said they are warm.
+	Nodes []string `json:"nodes"`
+	Fetch *Fetch   `json:"fetch,omitempty"` // while it is on its way to the node that answers
+	Bytes Traffic  `json:"bytes"`           // of it, to and from the node that answers since that began
 }
 
 // TicketExpired is a ticket that nobody redeemed in time; the other states are those of package swarm.

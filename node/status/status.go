@@ -21,19 +21,14 @@ type Status struct {
 	Nodes    []Node    `json:"nodes"`
 	Segments []Segment `json:"segments"`
 	Machines []Machine `json:"machines"`
+	// Artifacts are those of the index, as the node that answers knows them.
+	Artifacts []Artifact `json:"artifacts"`
 }
 
 // Problem is something that a person should act on, with the next step.
 type Problem struct {
 	What string `json:"what"`
 	Next string `json:"next"`
-}
-
-// Exchange is what the node that answers has moved by BitTorrent since it began.
-type Exchange struct {
-	Fetched   int64 `json:"fetched"`    // bytes that were new here
-	Served    int64 `json:"served"`     // bytes that others got from here
-	BadPieces int   `json:"bad_pieces"` // pieces that were not what the infohash says: thrown away, and their sender dropped
 }
 
 // CAChange is how far the replacement of the swarm's CA has come. It ends when every node has a certificate of the new one.

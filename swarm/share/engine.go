@@ -48,6 +48,8 @@ type engineOptions struct {
 	log            *slog.Logger
 	asked          func(metainfo.Hash) // a peer has named this torrent; without a lock of the client
 	badPiece       func()
+	// connected and hungUp hear of connections; nil hears nothing.
+	connected, hungUp func(*bt.PeerConn)
 }
 
 func newEngine(o engineOptions) (*engine, error) {
@@ -99,6 +101,10 @@ func (e *engine) config() *bt.ClientConfig {
 	}
 	c.DefaultStorage = nowhere{}
 	c.Callbacks.CompletedHandshake = func(_ *bt.PeerConn, ih metainfo.Hash) { e.asked(ih) }
+	if e.connected != nil {
+		c.Callbacks.PeerConnAdded = []func(*bt.PeerConn){e.connected}
+	}
+	c.Callbacks.PeerConnClosed = e.hungUp
 	// Called before the client takes the peer's word on how many requests it bears.
 	c.Callbacks.ReadExtendedHandshake = func(_ *bt.PeerConn, m *pp.ExtendedHandshakeMessage) { m.Reqq = inFlight }
 	c.Slogger = slog.New(onlyErrors{e.log.Handler()})

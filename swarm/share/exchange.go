@@ -31,13 +31,22 @@ func (x *Torrent) openStored(ih metainfo.Hash) {
 	if err != nil {
 		return // on its way, or gone
 	}
-	x.open[ih] = x.engine.add(ih, p, info)
+	x.add(ih, p, info)
+}
+
+// add makes the torrent known to the client. The lock is held.
+func (x *Torrent) add(ih metainfo.Hash, p *pieces, info []byte) *opened {
+	x.tally.opened(ih, p.digest)
+	o := x.engine.add(ih, p, info)
+	x.open[ih] = o
+	return o
 }
 
 // drop closes the torrent and its files. The lock is held.
 func (x *Torrent) drop(ih metainfo.Hash, o *opened) {
 	delete(x.open, ih)
 	o.torrent.Drop()
+	x.tally.closed(ih)
 	_ = o.pieces.close() // the client does so only if it has seen the info dictionary
 }
 
@@ -57,6 +66,7 @@ func (x *Torrent) janitor() {
 }
 
 func (x *Torrent) tidy(now time.Time) {
+	x.tally.settle()
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for ih, o := range x.open {
@@ -135,10 +145,11 @@ func (x *Torrent) exchange(ctx context.Context, d Digest, size int64, ih metainf
 	if old := x.open[ih]; old != nil { // of an artifact that was removed since
 		x.drop(ih, old)
 	}
-	o := x.engine.add(ih, p, info)
-	o.fetched, x.open[ih] = true, o
+	o := x.add(ih, p, info)
+	o.fetched = true
 	x.mu.Unlock()
 	err = x.engine.gather(ctx, o, x, tell)
+	x.tally.settle() // who waits for the artifact may want to know from where it came
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	o.fetched, o.since = false, time.Now()

@@ -3,7 +3,10 @@ package share
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
+	"time"
 )
 
 // flights are the transfers under way, one for each digest. They are what all implementations over a Store have in common:
@@ -30,9 +33,11 @@ type flight struct {
 	done    chan struct{}
 	err     error
 
-	report sync.Mutex // guards the two below, and is held while they are called
+	report sync.Mutex // guards those below, and is held while they are called
 	told   map[int]func(int64)
 	next   int
+	began  time.Time
+	pace   pace
 }
 
 func (f *flight) subscribe(progress func(int64)) (unsubscribe func()) {
@@ -54,9 +59,27 @@ func (f *flight) subscribe(progress func(int64)) (unsubscribe func()) {
 func (f *flight) tell(done int64) {
 	f.report.Lock()
 	defer f.report.Unlock()
+	f.pace.note(time.Now(), done)
 	for _, progress := range f.told {
 		progress(done)
 	}
+}
+
+// transfers are the flights in the air, sorted by digest; peers says how many bring one.
+func (x *flights) transfers(now time.Time, peers func(Digest) int) []Transfer {
+	x.mu.Lock()
+	flying := maps.Clone(x.m)
+	x.mu.Unlock()
+	var out []Transfer
+	for _, d := range slices.Sorted(maps.Keys(flying)) {
+		f := flying[d]
+		f.report.Lock()
+		t := Transfer{Digest: d, Size: f.size, Done: f.pace.done, Rate: f.pace.rate(now), Began: f.began}
+		f.report.Unlock()
+		t.Peers = peers(d)
+		out = append(out, t)
+	}
+	return out
 }
 
 // Fetch implements Share.
@@ -139,7 +162,7 @@ func (x *flights) board(ctx context.Context, d Digest, size int64) (f *flight, j
 	}
 	// It lives as long as any of its callers, not as the first one.
 	flying, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	f = &flight{size: size, cancel: cancel, waiters: 1, done: make(chan struct{}), told: map[int]func(int64){}}
+	f = &flight{size: size, cancel: cancel, waiters: 1, done: make(chan struct{}), told: map[int]func(int64){}, began: time.Now()}
 	x.m[d] = f
 	go func() {
 		defer cancel()

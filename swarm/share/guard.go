@@ -96,6 +96,20 @@ func (g *guard) introduce(peers []Peer) []netip.AddrPort {
 	return out
 }
 
+// name is who the client knows by this address, "" for nobody.
+func (g *guard) name(at fmt.Stringer) string {
+	ap, err := netip.ParseAddrPort(at.String())
+	if err != nil {
+		return ""
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if s := g.byAddr[ap.Addr()]; s != nil {
+		return s.ID
+	}
+	return ""
+}
+
 // reachable says whether any of these peers has not failed to answer since then.
 func (g *guard) reachable(peers []Peer, since time.Time) bool {
 	g.mu.Lock()

@@ -32,6 +32,11 @@ type Options struct {
 	// Client gives the client for a base URL, once per request, never nil. It authenticates both sides. It should have no
 	// Timeout over all: large artifacts take long, and Idle bounds everything else.
 	Client func(base string) *http.Client
+	// Caller is the name of the member that asks Handler. nil: nobody has one.
+	Caller func(*http.Request) string
+	// Moved hears of all bytes of artifacts that came from peers and went to them, some seconds later at most a minute. It is
+	// called from any goroutine, must not block and must not call back. nil: nobody counts.
+	Moved func(Move)
 	// Logger hears of transfers (debug) and of peers that sent bad bytes (warn). nil discards.
 	Logger *slog.Logger
 	// Parallel, Idle and Backoff: 0 takes 4 transfers, 15 s, 500 ms.
@@ -51,6 +56,7 @@ type HTTP struct {
 
 	mu     sync.Mutex
 	banned map[string]time.Time // base URL to the end of its ban
+	asking map[Digest]bool      // an answer is being read
 }
 
 var _ Share = (*HTTP)(nil)
@@ -62,6 +68,12 @@ func NewHTTP(opts Options) *HTTP {
 	}
 	if opts.Peers == nil {
 		opts.Peers = func(Digest) []string { return nil }
+	}
+	if opts.Caller == nil {
+		opts.Caller = func(*http.Request) string { return "" }
+	}
+	if opts.Moved == nil {
+		opts.Moved = func(Move) {}
 	}
 	if opts.Parallel <= 0 {
 		opts.Parallel = defaultParallel
@@ -76,7 +88,7 @@ func NewHTTP(opts Options) *HTTP {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	h := &HTTP{opts: opts, log: log, slots: make(chan struct{}, opts.Parallel), banned: map[string]time.Time{}}
+	h := &HTTP{opts: opts, log: log, slots: make(chan struct{}, opts.Parallel), banned: map[string]time.Time{}, asking: map[Digest]bool{}}
 	h.flights = newFlights(opts.Store, h.transfer)
 	return h
 }
@@ -145,4 +157,28 @@ func (h *HTTP) usable(d Digest) []string {
 		out = append(out, p)
 	}
 	return out
+}
+
+// Transfers are the fetches under way, sorted by digest.
+func (h *HTTP) Transfers() []Transfer { return h.flights.transfers(time.Now(), h.peersOf) }
+
+func (h *HTTP) peersOf(d Digest) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.asking[d] {
+		return 1
+	}
+	return 0
+}
+
+// hears notes that an artifact is being read from a peer, until done is called.
+func (h *HTTP) hears(d Digest) (done func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.asking[d] = true
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.asking, d)
+	}
 }

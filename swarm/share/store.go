@@ -38,7 +38,8 @@ type Store struct {
 	infos *infos
 	free  func(dir string) (int64, error) // bytes; a field so that tests can fill the disk
 
-	mu sync.Mutex // excludes Remove from the last step of an insertion
+	mu    sync.Mutex // excludes Remove from the last step of an insertion
+	bytes int64      // of all artifacts here
 }
 
 // OpenStore makes dir if it is missing and sweeps what a crash left: temporary files, and partial transfers older than a
@@ -63,6 +64,13 @@ func OpenStore(dir string) (*Store, error) {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	s.index = openIndex(filepath.Join(dir, indexFile))
+	all, err := s.List()
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	for _, a := range all {
+		s.bytes += a.Size
+	}
 	return s, nil
 }
 
@@ -227,11 +235,13 @@ func (s *Store) adopt(f *os.File, d Digest) error {
 	if err := f.Sync(); err != nil {
 		return err
 	}
-	if err := f.Close(); err != nil {
+	info, err := f.Stat()
+	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	before, _ := s.stat(d)
 	target := s.file(d)
 	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 		return err
@@ -239,6 +249,7 @@ func (s *Store) adopt(f *os.File, d Digest) error {
 	if err := os.Rename(f.Name(), target); err != nil {
 		return err
 	}
+	s.bytes += info.Size() - before
 	return syncDir(filepath.Dir(target))
 }
 
@@ -299,6 +310,13 @@ func (s *Store) Path(d Digest) (string, error) {
 	return s.file(d), nil
 }
 
+// Size is how many bytes all artifacts here have.
+func (s *Store) Size() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bytes
+}
+
 // List is all artifacts here, sorted by digest, without their infohashes: InfoHash has those.
 func (s *Store) List() ([]Artifact, error) {
 	var all []Artifact
@@ -334,9 +352,11 @@ func (s *Store) Remove(d Digest) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	size, _ := s.stat(d)
 	if err := os.Remove(s.file(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove %s: %w", d, err)
 	}
+	s.bytes -= size
 	s.infos.forget(d)
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	bt "github.com/anacrolix/torrent"
 	"github.com/anacrolix/torrent/metainfo"
 )
 
@@ -61,6 +62,7 @@ type Torrent struct {
 	opts    TorrentOptions
 	flights *flights
 	engine  *engine
+	tally   *tally
 	ended   chan struct{} // the janitor has
 	once    sync.Once
 
@@ -89,10 +91,12 @@ func NewTorrent(opts TorrentOptions) (*Torrent, error) {
 		open: map[metainfo.Hash]*opened{}, wrong: map[string]time.Time{},
 	}
 	x.flights = newFlights(opts.HTTP.Store, x.transfer)
+	x.tally = newTally(x.HTTP.opts.Moved, func(c *bt.PeerConn) string { return x.engine.guard.name(c.RemoteAddr) })
 	var err error
 	x.engine, err = newEngine(engineOptions{
 		listener: opts.Listener, dial: opts.Dial, caller: opts.Caller, peers: opts.Peers, part: opts.Part, uploadLimit: opts.UploadLimit,
 		patience: opts.Patience, idle: x.HTTP.opts.Idle, log: x.log, asked: x.openStored, badPiece: x.countBad,
+		connected: x.tally.began, hungUp: x.tally.ended,
 	})
 	if err != nil {
 		return nil, err
@@ -107,6 +111,7 @@ func (x *Torrent) Close() error {
 		close(x.engine.guard.done)
 		<-x.ended
 		x.engine.client.Close()
+		x.tally.settle()
 	})
 	if err := x.opts.Listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("close listener: %w", err)
@@ -134,8 +139,9 @@ type TorrentStats struct {
 	Open      int   // torrents that are open now
 }
 
-// Stats may be called at any time.
+// Stats may be called at any time. What it says has been told to Options.Moved by then.
 func (x *Torrent) Stats() TorrentStats {
+	x.tally.settle()
 	s := x.engine.client.ConnStats()
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -143,4 +149,18 @@ func (x *Torrent) Stats() TorrentStats {
 		Fetched: s.BytesReadUsefulData.Int64(), Served: s.BytesWrittenData.Int64(),
 		BadPieces: x.badPieces, Open: len(x.open),
 	}
+}
+
+// Transfers are the fetches under way, sorted by digest.
+func (x *Torrent) Transfers() []Transfer { return x.flights.transfers(time.Now(), x.peersOf) }
+
+func (x *Torrent) peersOf(d Digest) int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, o := range x.open {
+		if o.fetched && o.pieces.digest == d {
+			return len(o.torrent.PeerConns())
+		}
+	}
+	return x.HTTP.peersOf(d)
 }

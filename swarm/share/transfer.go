@@ -168,6 +168,9 @@ func (t *transfer) from(ctx context.Context, peer string) error {
 	if err := t.accept(resp); err != nil {
 		return err
 	}
+	defer t.http.hears(t.digest)()
+	received := tab{tell: func(n int64) { t.http.opts.Moved(Move{Digest: t.digest, Peer: peer, Received: n}) }}
+	defer received.settle()
 	body := io.LimitReader(resp.Body, t.size-t.part.size)
 	buf := make([]byte, readSize)
 	for t.part.size < t.size {
@@ -175,6 +178,7 @@ func (t *transfer) from(ctx context.Context, peer string) error {
 		idle.Reset(t.http.opts.Idle)
 		if n > 0 {
 			t.sources[peer] = true
+			received.add(n)
 			if _, err := t.part.Write(buf[:n]); err != nil {
 				return fmt.Errorf("%w: %w", errOurs, err)
 			}
@@ -284,14 +288,17 @@ func (h *HTTP) serve(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("ETag", `"`+string(d)+`"`)
 	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
-	http.ServeContent(&pacedWriter{ResponseWriter: w, ctl: http.NewResponseController(w)}, r, "", time.Time{}, f)
+	sent := tab{tell: func(n int64) { h.opts.Moved(Move{Digest: d, Peer: h.opts.Caller(r), Sent: n}) }}
+	defer sent.settle()
+	http.ServeContent(&pacedWriter{ResponseWriter: w, ctl: http.NewResponseController(w), sent: &sent}, r, "", time.Time{}, f)
 }
 
 // pacedWriter moves the write deadline along with each piece, so that a large artifact may take long and a dead reader
 // may not.
 type pacedWriter struct {
 	http.ResponseWriter
-	ctl *http.ResponseController
+	ctl  *http.ResponseController
+	sent *tab
 }
 
 func (p *pacedWriter) Write(b []byte) (int, error) {
@@ -299,5 +306,7 @@ func (p *pacedWriter) Write(b []byte) (int, error) {
 	if err := p.ctl.SetWriteDeadline(time.Now().Add(writeTime)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return 0, err
 	}
-	return p.ResponseWriter.Write(b)
+	n, err := p.ResponseWriter.Write(b)
+	p.sent.add(n)
+	return n, err
 }

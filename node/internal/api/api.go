@@ -169,6 +169,11 @@ func (rt route) handler(d Desk, who func(*http.Request) (Caller, error)) http.Ha
 			rt.pour(w, write)
 			return
 		}
+		if text, ok := value.(document); ok {
+			w.Header().Set("Content-Type", text.kind)
+			_, _ = w.Write(text.body) // as below
+			return
+		}
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(value) // the operator has gone: nothing to be done
 	})

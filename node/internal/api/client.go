@@ -197,6 +197,19 @@ func (c *Client) RevokeOperator(ctx context.Context, name string) error {
 	return c.call(ctx, "POST", "/v1/operators/"+url.PathEscape(name)+"/revoke", nil, nil)
 }
 
+// Metrics writes the node's numbers to w, for Prometheus.
+func (c *Client) Metrics(ctx context.Context, w io.Writer) error {
+	resp, err := c.do(ctx, "GET", "/v1/metrics", nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if _, err := io.Copy(w, io.LimitReader(resp.Body, maxAnswer)); err != nil {
+		return fmt.Errorf("read the node's answer: %w", err)
+	}
+	return nil
+}
+
 // SaveSnapshot writes the swarm's whole state to w. After an error, what was written is worth nothing.
 func (c *Client) SaveSnapshot(ctx context.Context, w io.Writer) error {
 	resp, err := c.do(ctx, "GET", "/v1/snapshot", nil)

@@ -27,6 +27,7 @@ func routes() map[string]route {
 		"GET /v1/audit":              {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Audit()), nil }},
 		"GET /v1/artifacts":          {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Artifacts()), nil }},
 		"GET /v1/mirror":             {role: view, do: func(q *request) (any, error) { return q.desk.Mirror(), nil }},
+		"GET /v1/metrics":            {role: view, do: metrics},
 
 		"POST /v1/machines/{mac}/arm":       {role: operate, look: machines, do: onMachine(arm)},
 		"POST /v1/machines/{mac}/name":      {role: operate, look: machines, do: onMachine(name)},

@@ -58,12 +58,13 @@ type house struct {
 	refuse    func(swarm.Op) error // what the ledger fails with
 	duty      bool
 	neighbour swarm.MAC
-	noted     chan struct{} // a token for each note on a timeline
+	sent      map[string]int64 // bytes by digest
+	noted     chan struct{}    // a token for each note on a timeline
 }
 
 func newHouse(t *testing.T) *house {
 	t.Helper()
-	h := &house{t: t, state: swarm.NewState(), now: day, duty: true, noted: make(chan struct{}, 100)}
+	h := &house{t: t, state: swarm.NewState(), now: day, duty: true, sent: map[string]int64{}, noted: make(chan struct{}, 100)}
 	h.must(swarm.Found{
 		Settings: swarm.Settings{Swarm: "5eed", Pin: "sha256:" + strings.Repeat("ee", 32), Range: netip.MustParsePrefix("10.42.0.0/16"), Voters: 5, Profile: "p"},
 		Node:     swarm.Node{ID: seedID, Name: "seed", Ephemeral: true, Ports: []swarm.Port{{Name: "lan0", MAC: "02:00:00:00:00:01", Link: true}}},
@@ -85,6 +86,7 @@ func newHouse(t *testing.T) *house {
 		View: h.state.View, Propose: h.propose,
 		OnDuty:    func(segment string) bool { return h.duty && segment == "s1" },
 		Artifact:  artifact,
+		Sent:      func(digest string, n int64) { h.mu.Lock(); defer h.mu.Unlock(); h.sent[digest] += n },
 		Mint:      h.mint,
 		Endpoints: func(_ string, self netip.Addr) []string { return []string{netip.AddrPortFrom(self, 7400).String()} },
 		Exchangers: func(segment string) []install.Neighbour {

@@ -40,6 +40,8 @@ type Options struct {
 	OnDuty func(segment string) bool
 	// Artifact opens bytes by digest; an error if they are not here.
 	Artifact func(digest string) (io.ReadSeekCloser, error)
+	// Sent hears how many bytes of an artifact a machine was sent, while they are.
+	Sent func(digest string, n int64)
 	// Mint draws a ticket: its id, the hash that is written down, the secret text for the machine.
 	Mint func() (id, hash, secret string)
 	// Endpoints lists host:port of peer listeners for a machine on a segment, best first.
@@ -391,5 +393,5 @@ func (s *Server) artifact(w http.ResponseWriter, r *http.Request) {
 	defer func() { _ = c.Close() }()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("ETag", `"`+digest+`"`)
-	http.ServeContent(w, r, "", time.Time{}, c)
+	http.ServeContent(&counted{ResponseWriter: w, sent: func(n int64) { s.o.Sent(digest, n) }}, r, "", time.Time{}, c)
 }
