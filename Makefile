@@ -126,6 +126,12 @@ bench-share: ## one artifact from one machine to eight, beside aria2c and nginx 
 	.ci/deps build wire bench
 	go run ./e2e/bench share $(SHARE)
 
+.PHONY: bench-mirror
+bench-mirror: ## packages through a node's mirror, beside nginx as a cache and the upstream itself (as root; MIRROR='-only hit …')
+	.ci/deps build wire bench
+	$(MAKE) build
+	go run ./e2e/bench mirror $(MIRROR)
+
 .PHONY: fuzz
 fuzz: $(IPXE) ## every fuzz target for a minute (FUZZTIME=10m for longer)
 	.ci/fuzz $(or $(FUZZTIME),60s)

@@ -103,7 +103,7 @@ func (b *shares) draw(ctx context.Context, l *lab.Lab, nodes int) error {
 			return err
 		}
 		if b.rate > 0 {
-			if err := b.shape(ctx, h); err != nil {
+			if err := limitLink(ctx, h, "lan0", b.rate); err != nil {
 				return err
 			}
 		}
@@ -115,10 +115,10 @@ func (b *shares) draw(ctx context.Context, l *lab.Lab, nodes int) error {
 	return nil
 }
 
-// shape limits what leaves the machine, and what the switch sends to it.
-func (b *shares) shape(ctx context.Context, h *lab.Host) error {
-	limit := []string{"root", "tbf", "rate", fmt.Sprintf("%dmbit", b.rate), "burst", "64kb", "latency", "50ms"}
-	if _, err := h.Run(ctx, "tc", append([]string{"qdisc", "add", "dev", "lan0"}, limit...)...); err != nil {
+// limitLink limits what leaves a machine by an interface, and what the switch sends to it, in Mbit/s.
+func limitLink(ctx context.Context, h *lab.Host, name string, rate int) error {
+	limit := []string{"root", "tbf", "rate", fmt.Sprintf("%dmbit", rate), "burst", "64kb", "latency", "50ms"}
+	if _, err := h.Run(ctx, "tc", append([]string{"qdisc", "add", "dev", name}, limit...)...); err != nil {
 		return err
 	}
 	wires := strings.TrimSuffix(h.Namespace(), h.String()) + "wires"
@@ -127,7 +127,7 @@ func (b *shares) shape(ctx context.Context, h *lab.Host) error {
 		return err
 	}
 	for line := range strings.Lines(links) { // "7: p3@if2: <…> … alias s1 lan0"
-		if _, alias, ok := strings.Cut(line, "alias "); !ok || strings.TrimSpace(alias) != h.String()+" lan0" {
+		if _, alias, ok := strings.Cut(line, "alias "); !ok || strings.TrimSpace(alias) != h.String()+" "+name {
 			continue
 		}
 		port, _, _ := strings.Cut(strings.Fields(line)[1], "@")
