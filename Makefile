@@ -132,6 +132,11 @@ bench-mirror: ## packages through a node's mirror, beside nginx as a cache and t
 	$(MAKE) build
 	go run ./e2e/bench mirror $(MIRROR)
 
+.PHONY: bench-memory
+bench-memory: ## what it costs to hold 10,000 artifacts, idle and while 30 peers fetch (MEMORY='-peers 50 …')
+	.ci/deps build
+	go run ./e2e/bench memory $(MEMORY)
+
 .PHONY: fuzz
 fuzz: $(IPXE) ## every fuzz target for a minute (FUZZTIME=10m for longer)
 	.ci/fuzz $(or $(FUZZTIME),60s)

@@ -170,7 +170,11 @@ func (b *shares) prepare(ctx context.Context) error {
 	}
 	announce := "http://" + net.JoinHostPort(b.address(0), "6969") + "/announce"
 	b.torrent = filepath.Join(b.dir, "artifact.torrent")
-	if b.certs, err = memberTLS(); err != nil {
+	m, err := newMember()
+	if err != nil {
+		return err
+	}
+	if b.certs, err = m.config(); err != nil {
 		return err
 	}
 	return os.WriteFile(b.torrent, fmt.Appendf(nil, "d8:announce%d:%s4:info%se", len(announce), announce, info), 0o644)
