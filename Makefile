@@ -137,6 +137,17 @@ bench-install: ## thirty machines install themselves beside one node: how often 
 	$(MAKE) build
 	go run ./e2e/bench install $(INSTALL)
 
+.PHONY: bench-mirror
+bench-mirror: ## packages through a node's mirror, beside nginx as a cache and the upstream itself (as root; MIRROR='-only hit …')
+	.ci/deps build wire bench
+	$(MAKE) build
+	go run ./e2e/bench mirror $(MIRROR)
+
+.PHONY: bench-memory
+bench-memory: ## what it costs to hold 10,000 artifacts, idle and while 30 peers fetch (MEMORY='-peers 50 …')
+	.ci/deps build
+	go run ./e2e/bench memory $(MEMORY)
+
 .PHONY: fuzz
 fuzz: $(IPXE) ## every fuzz target for a minute (FUZZTIME=10m for longer)
 	.ci/fuzz $(or $(FUZZTIME),60s)

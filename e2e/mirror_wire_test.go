@@ -5,11 +5,9 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -33,19 +31,19 @@ type archive struct {
 
 const (
 	archiveAddress = "192.168.42.5:8000"
-	archiveRelease = "dists/stable/Release"
-	archiveList    = "dists/stable/main/binary-amd64/Packages"
-	archiveDeb     = "pool/main/h/hello_1_amd64.deb"
+	archiveRelease = lab.Suite + "/Release"
+	archiveList    = lab.Suite + "/main/binary-amd64/Packages"
 )
 
-func newArchive() *archive {
-	deb := make([]byte, 300_000)
-	_, _ = rand.NewChaCha8([32]byte{1}).Read(deb)
-	list := fmt.Appendf(nil, "Package: hello\nVersion: 1\nArchitecture: amd64\nMaintainer: nobody <nobody@example.net>\nDescription: test\nFilename: %s\nSize: %d\nSHA256: %x\n\n",
-		archiveDeb, len(deb), sha256.Sum256(deb))
-	release := fmt.Appendf(nil, "Suite: stable\nCodename: stable\nArchitectures: amd64\nComponents: main\nDate: %s\nSHA256:\n %x %d main/binary-amd64/Packages\n",
-		time.Now().UTC().Format("Mon, 02 Jan 2006 15:04:05 UTC"), sha256.Sum256(list), len(list))
-	return &archive{files: map[string][]byte{archiveRelease: release, archiveList: list, archiveDeb: deb}, asked: map[string]int{}}
+var archiveDeb = lab.Package{Name: "hello"}.Path()
+
+func newArchive(t *testing.T) *archive {
+	t.Helper()
+	a := &archive{files: map[string][]byte{}, asked: map[string]int{}}
+	if err := new(lab.Publisher).Publish(a.files, time.Now(), "", lab.NoisePackage("hello", 300_000)); err != nil {
+		t.Fatal(err)
+	}
+	return a
 }
 
 func (a *archive) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -101,7 +99,7 @@ func TestPackagesCrossTheUplinkOnceAndOutliveIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	trio := trioOf(ctx, t, w, small)
-	a := newArchive()
+	a := newArchive(t)
 	a.openOn(t, w.Operator)
 	s, err := trio.Status(ctx)
 	if err != nil {

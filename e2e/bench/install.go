@@ -59,7 +59,7 @@ func installBench(ctx context.Context, args []string) (err error) {
 	}
 	if *rate > 0 {
 		for _, h := range append([]*lab.Host{w.Seed}, hostsOf(crowd)...) {
-			if err := shape(ctx, h, "lan0", *rate); err != nil {
+			if err := limitLink(ctx, h, "lan0", *rate); err != nil {
 				return err
 			}
 		}

@@ -1,6 +1,7 @@
 // Command bench measures the figures of the project, here and now, each beside its bound or its peer in the same run. `make
 // bench` runs it. With the argument "lease" it measures what DHCP clients see and what a datacentre costs, and with the names of
-// parts behind that only these; docs/testing.md says how to read it.
+// parts behind that only these; docs/testing.md says how to read it. "share" and "mirror"
+// measure how bytes get to machines, "memory" what it costs to have many of them.
 package main
 
 import (
@@ -24,19 +25,14 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	var err error
-	if len(os.Args) > 1 && os.Args[1] == "lease" {
-		err = leaseBench(ctx, os.Args[2:])
-	} else if len(os.Args) > 1 && os.Args[1] == "share" {
-		err = shareBench(ctx, os.Args[2:])
-	} else if len(os.Args) > 1 && os.Args[1] == "install" {
-		err = installBench(ctx, os.Args[2:])
-	} else if len(os.Args) > 1 && os.Args[1] == "uplinks" {
-		err = uplinksBench(ctx, os.Args[2:])
-	} else {
-		err = bench(ctx)
+	benches := map[string]func(context.Context, []string) error{
+		"lease": leaseBench, "share": shareBench, "mirror": mirrorBench, "memory": memoryBench, "install": installBench, "uplinks": uplinksBench,
 	}
-	if err != nil {
+	run, args := func(ctx context.Context, _ []string) error { return bench(ctx) }, os.Args[1:]
+	if len(args) > 0 && benches[args[0]] != nil {
+		run, args = benches[args[0]], args[1:]
+	}
+	if err := run(ctx, args); err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}

@@ -126,13 +126,13 @@ func (b *shares) plug(ctx context.Context, h *lab.Host, n *lab.Network, address 
 	if _, err := h.Run(ctx, "ip", "address", "add", address+"/24", "brd", "+", "dev", n.String()); err != nil || rate == 0 {
 		return err
 	}
-	return shape(ctx, h, n.String(), rate)
+	return limitLink(ctx, h, n.String(), rate)
 }
 
-// shape limits what leaves a machine on a network, and what the switch sends to it there, to so many Mbit/s.
-func shape(ctx context.Context, h *lab.Host, lan string, rate int) error {
+// limitLink limits what leaves a machine by an interface, and what the switch sends to it, in Mbit/s.
+func limitLink(ctx context.Context, h *lab.Host, name string, rate int) error {
 	limit := []string{"root", "tbf", "rate", fmt.Sprintf("%dmbit", rate), "burst", "64kb", "latency", "50ms"}
-	if _, err := h.Run(ctx, "tc", append([]string{"qdisc", "add", "dev", lan}, limit...)...); err != nil {
+	if _, err := h.Run(ctx, "tc", append([]string{"qdisc", "add", "dev", name}, limit...)...); err != nil {
 		return err
 	}
 	wires := strings.TrimSuffix(h.Namespace(), h.String()) + "wires"
@@ -141,7 +141,7 @@ func shape(ctx context.Context, h *lab.Host, lan string, rate int) error {
 		return err
 	}
 	for line := range strings.Lines(links) { // "7: p3@if2: <…> … alias s1 lan0"
-		if _, alias, ok := strings.Cut(line, "alias "); !ok || strings.TrimSpace(alias) != h.String()+" "+lan {
+		if _, alias, ok := strings.Cut(line, "alias "); !ok || strings.TrimSpace(alias) != h.String()+" "+name {
 			continue
 		}
 		port, _, _ := strings.Cut(strings.Fields(line)[1], "@")
@@ -184,7 +184,11 @@ func (b *shares) prepare(ctx context.Context) error {
 	}
 	announce := "http://" + net.JoinHostPort(b.address(0), "6969") + "/announce"
 	b.torrent = filepath.Join(b.dir, "artifact.torrent")
-	if b.certs, err = memberTLS(); err != nil {
+	m, err := newMember()
+	if err != nil {
+		return err
+	}
+	if b.certs, err = m.config(); err != nil {
 		return err
 	}
 	return os.WriteFile(b.torrent, fmt.Appendf(nil, "d8:announce%d:%s4:info%se", len(announce), announce, info), 0o644)

@@ -214,28 +214,38 @@ func (l *provenListener) Accept() (net.Conn, error) {
 	}
 }
 
-// memberTLS is mutual TLS 1.3 with one certificate for all, which costs what the swarm's costs.
-func memberTLS() (*tls.Config, error) {
+// member is mutual TLS 1.3 with one certificate for all, which costs what the swarm's costs.
+type member struct{ Key, Cert []byte } // DER
+
+func newMember() (m member, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, err
+		return m, err
+	}
+	if m.Key, err = x509.MarshalECPrivateKey(key); err != nil {
+		return m, err
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), DNSNames: []string{"member"}, NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	m.Cert, err = x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	return m, err
+}
+
+func (m member) config() (*tls.Config, error) {
+	key, err := x509.ParseECPrivateKey(m.Key)
 	if err != nil {
 		return nil, err
 	}
-	cert, err := x509.ParseCertificate(der)
+	cert, err := x509.ParseCertificate(m.Cert)
 	if err != nil {
 		return nil, err
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(cert)
 	return &tls.Config{
-		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS13,
+		Certificates: []tls.Certificate{{Certificate: [][]byte{m.Cert}, PrivateKey: key}}, MinVersion: tls.VersionTLS13,
 		RootCAs: pool, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, ServerName: "member",
 	}, nil
 }

@@ -19,8 +19,8 @@ func (x *Torrent) openStored(ih metainfo.Hash) {
 		o.since = time.Now()
 		return
 	}
-	if len(x.open) >= maxOpen {
-		x.log.Warn("too many torrents are open: peers have to ask by HTTP", "open", len(x.open))
+	if !x.room(maxOpen, time.Now()) {
+		x.log.Debug("too many torrents are in use: this peer has to ask by HTTP", "open", len(x.open))
 		return
 	}
 	d, info, ok := x.opts.HTTP.Store.infos.get(ih.HexString())
@@ -70,11 +70,7 @@ func (x *Torrent) tidy(now time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for ih, o := range x.open {
-		stats := o.torrent.Stats()
-		moved := stats.BytesWrittenData.Int64() + stats.BytesReadData.Int64()
-		if moved != o.moved || o.fetched {
-			o.moved, o.since = moved, now
-		}
+		o.look(now)
 		if now.Sub(o.since) >= x.opts.Keep {
 			x.drop(ih, o)
 		}

@@ -285,11 +285,19 @@ func (s *Store) Has(d Digest) bool {
 
 // Open reads an artifact; ErrNotFound if it is not here. It stays readable when it is removed meanwhile.
 func (s *Store) Open(d Digest) (*os.File, error) {
-	path, err := s.Path(d)
-	if err != nil {
+	if _, err := ParseDigest(string(d)); err != nil {
 		return nil, err
 	}
-	f, err := os.Open(path)
+	f, err := os.Open(s.file(d)) // without a look before: mirrors open thousands of files a second
+	if err == nil {
+		var info fs.FileInfo
+		if info, err = f.Stat(); err == nil && !info.Mode().IsRegular() {
+			err = ErrNotFound
+		}
+		if err != nil {
+			_ = f.Close()
+		}
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = ErrNotFound
 	}

@@ -2,30 +2,22 @@ package mirror
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
-	"crypto"
 	"crypto/sha256"
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
-	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/ProtonMail/go-crypto/openpgp"
-	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
-	"github.com/ProtonMail/go-crypto/openpgp/packet"
-	"github.com/ulikunitz/xz"
 	"go.uber.org/goleak"
 
+	"offshoot/e2e/lab"
 	"offshoot/swarm/share"
 )
 
@@ -45,53 +37,39 @@ func (s shelf) Insert(ctx context.Context, r io.Reader) (string, error) {
 
 // signer is a key that was made for this test, and the keyring with its public half.
 type signer struct {
-	entity *openpgp.Entity
-	ring   []byte
+	*lab.Publisher
+	ring []byte
 }
 
 func newSigner(t testing.TB) signer {
 	t.Helper()
-	e, err := openpgp.NewEntity("Archive", "", "archive@example.net", &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, Time: func() time.Time { return epoch }})
+	p, err := lab.NewPublisher(epoch)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var pub bytes.Buffer
-	if err := e.Serialize(&pub); err != nil {
-		t.Fatal(err)
-	}
-	return signer{e, pub.Bytes()}
+	return signer{p, p.Keyring}
 }
 
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-func (s signer) config() *packet.Config {
-	return &packet.Config{DefaultHash: crypto.SHA256, Time: func() time.Time { return epoch.Add(time.Hour) }}
-}
-
 func (s signer) clear(t testing.TB, text []byte) []byte {
 	t.Helper()
-	var out bytes.Buffer
-	w, err := clearsign.Encode(&out, s.entity.PrivateKey, s.config())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Write(text); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	out.WriteByte('\n')
-	return out.Bytes()
+	return must(s.ClearSigned(text))(t)
 }
 
 func (s signer) detached(t testing.TB, text []byte) []byte {
 	t.Helper()
-	var out bytes.Buffer
-	if err := openpgp.ArmoredDetachSign(&out, s.entity, bytes.NewReader(text), s.config()); err != nil {
-		t.Fatal(err)
+	return must(s.Signature(text))(t)
+}
+
+func must(data []byte, err error) func(testing.TB) []byte {
+	return func(t testing.TB) []byte {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
 	}
-	return out.Bytes()
 }
 
 // pkg is one package of a fake archive.
@@ -100,73 +78,33 @@ type pkg struct {
 	data []byte
 }
 
-func makePkg(name string, size int) pkg {
-	r := rand.NewChaCha8(sha256.Sum256([]byte(name)))
-	data := make([]byte, size)
-	_, _ = r.Read(data)
-	return pkg{name, data}
-}
+func makePkg(name string, size int) pkg { return pkg{name, lab.NoisePackage(name, size).Data} }
 
-func (p pkg) path() string { return "pool/main/" + p.name + "_1_amd64.deb" }
+func (p pkg) path() string { return lab.Package{Name: p.name}.Path() }
 
-const suite = "dists/stable"
+const suite = lab.Suite
 
 // debian writes an archive as a publisher would, a state made at a time. Files of earlier states by hash and in the pool
 // stay in files.
 func debian(t testing.TB, files map[string][]byte, key signer, at time.Time, extra string, pkgs ...pkg) {
 	t.Helper()
-	var packages bytes.Buffer
+	var all []lab.Package
 	for _, p := range pkgs {
-		files[p.path()] = p.data
-		fmt.Fprintf(&packages, "Package: %s\nVersion: 1\nArchitecture: amd64\nMaintainer: nobody <nobody@example.net>\nDescription: test\n", p.name)
-		fmt.Fprintf(&packages, "Filename: %s\nSize: %d\nSHA256: %x\n\n", p.path(), len(p.data), sha256.Sum256(p.data))
+		all = append(all, lab.Package{Name: p.name, Data: p.data})
 	}
-	dir := "main/binary-amd64/"
-	lists := map[string][]byte{
-		dir + "Packages": packages.Bytes(), dir + "Packages.xz": xzOf(t, packages.Bytes()), dir + "Packages.gz": gzOf(t, packages.Bytes()),
-		dir + "Release": []byte("Archive: stable\nArchitecture: amd64\n"),
+	if err := key.Publish(files, at, extra, all...); err != nil {
+		t.Fatal(err)
 	}
-	var rel bytes.Buffer
-	fmt.Fprintf(&rel, "Origin: Test\nSuite: stable\nCodename: stable\nArchitectures: amd64\nComponents: main\nDate: %s\n%sAcquire-By-Hash: yes\nSHA256:\n",
-		at.Format("Mon, 02 Jan 2006 15:04:05 UTC"), extra)
-	for _, name := range slices.Sorted(maps.Keys(lists)) {
-		digest := fmt.Sprintf("%x", sha256.Sum256(lists[name]))
-		fmt.Fprintf(&rel, " %s %d %s\n", digest, len(lists[name]), name)
-		files[suite+"/"+name] = lists[name]
-		files[suite+"/"+dir+"by-hash/SHA256/"+digest] = lists[name]
-	}
-	files[suite+"/InRelease"] = key.clear(t, rel.Bytes())
-	files[suite+"/Release"] = rel.Bytes()
-	files[suite+"/Release.gpg"] = key.detached(t, rel.Bytes())
 }
 
 func xzOf(t testing.TB, data []byte) []byte {
 	t.Helper()
-	var out bytes.Buffer
-	w, err := xz.NewWriter(&out)
-	if err == nil {
-		_, err = w.Write(data)
-	}
-	if err == nil {
-		err = w.Close()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out.Bytes()
+	return must(lab.XZ(data))(t)
 }
 
 func gzOf(t testing.TB, data []byte) []byte {
 	t.Helper()
-	var out bytes.Buffer
-	w := gzip.NewWriter(&out)
-	if _, err := w.Write(data); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return out.Bytes()
+	return must(lab.Gzip(data))(t)
 }
 
 // upstream serves files, counts what is asked, and can be made to misbehave.
