@@ -26,8 +26,8 @@ type freight struct {
 type place int
 
 const (
-	far place = iota
-	beside    // shares a segment with this node
+	far    place = iota
+	beside       // shares a segment with this node
 	installing
 )
 
