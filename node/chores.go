@@ -80,6 +80,7 @@ const warmPause = 5 * time.Second
 
 // keepWarm fetches what the profiles need, now and whenever they change.
 func (s *services) keepWarm(ctx context.Context) error {
+	s.salvage(ctx)
 	for {
 		changed := s.state.Changed()
 		missing := 0
@@ -117,6 +118,9 @@ func (s *services) fetch(ctx context.Context, a swarm.Artifact) error {
 	}
 	if s.share.Has(digest) {
 		s.freight.needed(a.Digest, a.Size, false)
+		return nil
+	}
+	if s.isOwnProgram(ctx, digest) {
 		return nil
 	}
 	started := time.Now()

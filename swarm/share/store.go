@@ -150,6 +150,30 @@ func (s *Store) publish(ctx context.Context, path string) (Artifact, error) {
 	return a, nil
 }
 
+// Salvage takes bytes that may be those of an artifact, in whole or in part: the next Fetch hashes them, and gets only the pieces
+// that are not right. Nothing happens if the artifact is here, or on its way.
+func (s *Store) Salvage(ctx context.Context, d Digest, size int64, from io.Reader) error {
+	path := s.partial(d) + piecesExt
+	if _, err := os.Stat(path); err == nil || s.Has(d) || size < minTorrent {
+		return nil
+	}
+	if err := s.room(size); err != nil {
+		return fmt.Errorf("salvage %s: %w", d, explain(err))
+	}
+	f, err := os.CreateTemp(filepath.Join(s.dir, tempDir), "salvage-")
+	if err != nil {
+		return fmt.Errorf("salvage %s: %w", d, err)
+	}
+	err = errors.Join(copyFile(ctx, f, io.LimitReader(from, size)), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("salvage %s: %w", d, errors.Join(explain(err), os.Remove(f.Name())))
+	}
+	return nil
+}
+
 // PublishReader stores what r gives.
 func (s *Store) PublishReader(ctx context.Context, r io.Reader) (Artifact, error) {
 	a, err := s.insert(ctx, func(dst *os.File) error { return copyFile(ctx, dst, r) })

@@ -1,6 +1,7 @@
 package share
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -118,4 +119,28 @@ func TestAllPiecesOfAnEarlierRunNeedNobody(t *testing.T) {
 	if n.store.InfoHash(a.Digest) != a.InfoHash {
 		t.Error("it cannot be served by pieces")
 	}
+}
+
+// TestSalvagedBytesAreHashedAndOnlyTheRestIsFetched: what lay on a disk is believed piece by piece.
+func TestSalvagedBytesAreHashedAndOnlyTheRestIsFetched(t *testing.T) {
+	m, data := newMembers(), someBytes(4*mib)
+	_, a := m.seed(t, data, nil)
+	found := bytes.Clone(data)
+	clear(found[mib : 2*mib]) // a file system has grown over it
+	s := newStore(t)
+	if err := s.Salvage(t.Context(), a.Digest, a.Size, bytes.NewReader(found)); err != nil {
+		t.Fatal(err)
+	}
+	n := m.join(t, s, onlyPieces)
+	if err := n.Fetch(t.Context(), a.Digest, a.Size, nil); err != nil {
+		t.Fatal(err)
+	}
+	wantHere(t, s, data)
+	if got := n.Stats().Fetched; got < mib || got > 3*mib/2 {
+		t.Errorf("a mebibyte was missing, %d bytes came", got)
+	}
+	if err := s.Salvage(t.Context(), a.Digest, a.Size, bytes.NewReader(nil)); err != nil { // it is here
+		t.Fatal(err)
+	}
+	wantHere(t, s, data)
 }

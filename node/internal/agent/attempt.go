@@ -36,7 +36,7 @@ func (r *run) attempt(ctx context.Context, cfg install.Config) error {
 	account := from.account(cfg.Image.Size)
 	r.say("%s", account)
 	r.client.report(ctx, install.Event{Install: cfg.Install, Phase: install.PhaseConfigure, Percent: 100, Text: account})
-	if err := r.configure(ctx, cfg, disk); err != nil {
+	if err := r.configure(ctx, cfg, disk, from.note(cfg.Image)); err != nil {
 		return &stepError{step: install.PhaseConfigure, err: err}
 	}
 	if err := disk.commit(cfg.Install); err != nil {
@@ -148,7 +148,7 @@ func (r *run) sendPercent(ctx context.Context, cfg install.Config, percent int) 
 }
 
 // configure leaves our files on the root file system, and fits the partition table to the disk.
-func (r *run) configure(ctx context.Context, cfg install.Config, disk *heldDisk) (err error) {
+func (r *run) configure(ctx context.Context, cfg install.Config, disk *heldDisk, left *install.Gathered) (err error) {
 	if err := image.GrowGPT(disk, disk.size); err != nil {
 		return fmt.Errorf("fit the partition table to the disk: %w", err)
 	}
@@ -161,5 +161,5 @@ func (r *run) configure(ctx context.Context, cfg install.Config, disk *heldDisk)
 	}
 	r.o.System.Need(ctx, "loop", root.FS)
 	r.o.Logger.Info("root file system found", "partition", root.Number, "type", root.FS, "bytes", root.Size)
-	return withRoot(disk.path, root, r.o.System.Scratch(), func(dir string) error { return place(dir, cfg, "/proc/self/exe") })
+	return withRoot(disk.path, root, r.o.System.Scratch(), func(dir string) error { return place(dir, cfg, "/proc/self/exe", left) })
 }

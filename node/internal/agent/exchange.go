@@ -62,7 +62,16 @@ func (p part) WriteAt(b []byte, off int64) (int, error) { return p.device.WriteA
 type gathered struct {
 	exchange Exchange // nil: there is none
 	spare    io.ReaderAt
+	at       int64 // of spare on the disk
 	byHTTP   int64
+}
+
+// note tells the machine, once it is a node, where the image still lies: it will want to give it to others.
+func (g *gathered) note(img install.Image) *install.Gathered {
+	if g.spare == nil {
+		return nil
+	}
+	return &install.Gathered{SHA256: img.SHA256, Size: img.Size, Offset: g.at}
 }
 
 func (g *gathered) close() {
@@ -106,7 +115,7 @@ func (r *run) gather(ctx context.Context, cfg install.Config, disk *heldDisk, pr
 			return g, err
 		}
 	}
-	g.spare = io.NewSectionReader(space, 0, cfg.Image.Size)
+	g.spare, g.at = io.NewSectionReader(space, 0, cfg.Image.Size), at
 	return g, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -110,6 +111,11 @@ func TestImageComesInPiecesAndNotByHTTP(t *testing.T) {
 	account := installTogether(t, n, e, disk)
 	if want := "image: 1.0 MB in pieces, 0 B by HTTP, 2.0 MB given to others"; account != want || asked != 0 {
 		t.Errorf("%q, want %q; the image was asked for %d times", account, want, asked)
+	}
+	_, note, _ := strings.Cut(sh(t, "", "debugfs", "-R", "cat /var/lib/offshoot/"+install.GatheredFile, fmt.Sprintf("%s?offset=%d", disk, rootOffset)), "{")
+	left, err := install.DecodeGathered(strings.NewReader("{" + note)) // behind what debugfs says of itself
+	if err != nil || !bytes.Equal(readAt(t, disk, left.Offset, left.Size), e.stored) {
+		t.Errorf("the machine is told that the stored image lies at %+v: %v", left, err)
 	}
 	if e.closed == 0 || e.resumed[0] {
 		t.Errorf("closed %d times, resumed %v on a blank disk", e.closed, e.resumed)

@@ -51,7 +51,7 @@ WantedBy=multi-user.target
 
 // place leaves our files in the root file system mounted at dir. No link inside of it leads out (os.Root). Files appear
 // whole, by rename, so that place can be done again over a half-done one.
-func place(dir string, cfg install.Config, binary string) (err error) {
+func place(dir string, cfg install.Config, binary string, left *install.Gathered) (err error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
@@ -83,6 +83,15 @@ func place(dir string, cfg install.Config, binary string) (err error) {
 	}
 	if err := p.dir("var/lib/offshoot", 0o700); err != nil {
 		return err
+	}
+	if left != nil {
+		note, err := json.Marshal(left)
+		if err != nil {
+			return err
+		}
+		if err := p.write("var/lib/offshoot/"+install.GatheredFile, 0o600, note); err != nil {
+			return err
+		}
 	}
 	return p.write("var/lib/offshoot/join.json", 0o600, append(join, '\n'))
 }

@@ -210,7 +210,7 @@ func TestFilesArePlacedTwiceLikeOnce(t *testing.T) {
 	cfg := install.Config{Hostname: "m1", RootHash: "$6$a$b", SSHKeys: []string{"k"}, Binary: selfSum(t)}
 	var first map[string]string
 	for range 2 {
-		if err := place(dir, cfg, "/proc/self/exe"); err != nil {
+		if err := place(dir, cfg, "/proc/self/exe", nil); err != nil {
 			t.Fatal(err)
 		}
 		now := make(map[string]string)
@@ -232,7 +232,7 @@ func TestFilesArePlacedTwiceLikeOnce(t *testing.T) {
 
 func TestProgramWithAnotherDigestIsNotLeft(t *testing.T) {
 	dir := t.TempDir()
-	err := place(dir, install.Config{Hostname: "m1", Binary: strings.Repeat("0", 64)}, "/proc/self/exe")
+	err := place(dir, install.Config{Hostname: "m1", Binary: strings.Repeat("0", 64)}, "/proc/self/exe", nil)
 	if err == nil || !strings.Contains(err.Error(), "different versions") {
 		t.Errorf("got %v", err)
 	}
@@ -246,7 +246,7 @@ func TestLinksInTheImageDoNotLeadOut(t *testing.T) {
 	if err := os.Symlink(outside, filepath.Join(dir, "etc")); err != nil {
 		t.Fatal(err)
 	}
-	if err := place(dir, install.Config{Hostname: "m1", Binary: selfSum(t)}, "/proc/self/exe"); err == nil {
+	if err := place(dir, install.Config{Hostname: "m1", Binary: selfSum(t)}, "/proc/self/exe", nil); err == nil {
 		t.Error("accepted")
 	}
 	if left, _ := filepath.Glob(filepath.Join(outside, "*")); len(left) > 0 {

@@ -86,6 +86,17 @@ type Join struct {
 	Name      string       `json:"name"`
 }
 
+// Gathered tells an installed machine where on its disk the stored image still lies, beyond its file system. Growing that may have
+// overwritten parts of it.
+type Gathered struct {
+	SHA256 string `json:"sha256"` // of the whole, hex
+	Size   int64  `json:"size"`   // bytes
+	Offset int64  `json:"offset"` // on the disk, bytes
+}
+
+// GatheredFile is its name in the data directory.
+const GatheredFile = "gathered.json"
+
 // LogValue keeps the ticket and the password hash out of logs.
 func (c Config) LogValue() slog.Value {
 	return slog.GroupValue(

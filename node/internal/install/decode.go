@@ -40,6 +40,21 @@ func DecodeJoin(r io.Reader) (Join, error) {
 	return j, nil
 }
 
+// DecodeGathered reads one Gathered of at most MaxJoin bytes and validates it.
+func DecodeGathered(r io.Reader) (Gathered, error) {
+	var g Gathered
+	if err := decode(r, MaxJoin, &g); err != nil {
+		return Gathered{}, fmt.Errorf("gathered image: %w", err)
+	}
+	if err := digest("sha256", g.SHA256); err != nil {
+		return Gathered{}, fmt.Errorf("gathered image: %w", err)
+	}
+	if g.Size <= 0 || g.Offset <= 0 {
+		return Gathered{}, fmt.Errorf("gathered image: %d bytes from byte %d", g.Size, g.Offset)
+	}
+	return g, nil
+}
+
 // DecodeEvent reads one Event of at most MaxEvent bytes and validates it.
 func DecodeEvent(r io.Reader) (Event, error) {
 	var e Event

@@ -138,6 +138,20 @@ func TestNeighboursAreChecked(t *testing.T) {
 	}
 }
 
+func TestGatheredIsChecked(t *testing.T) {
+	sum := strings.Repeat("1a", 32)
+	for raw, ok := range map[string]bool{
+		`{"sha256":"` + sum + `","size":7,"offset":1048576}`: true,
+		`{"sha256":"` + sum + `","size":0,"offset":1048576}`: false,
+		`{"sha256":"` + sum + `","size":7,"offset":0}`:       false,
+		`{"sha256":"1a","size":7,"offset":1}`:                false,
+	} {
+		if _, err := DecodeGathered(strings.NewReader(raw)); (err == nil) != ok {
+			t.Errorf("%s: %v", raw, err)
+		}
+	}
+}
+
 func TestSecretsStayOutOfLogs(t *testing.T) {
 	var buf bytes.Buffer
 	c := valid()
