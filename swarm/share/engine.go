@@ -21,6 +21,9 @@ const (
 	callPause = 2 * time.Second
 	// lookPause is how often an exchange is looked at when nothing has changed.
 	lookPause = 200 * time.Millisecond
+	// untoldPause is how long a connection may bring no info dictionary: who gets one after the handshake does not say so (v1.61.0),
+	// so that a whole segment would wait behind its puller. It doubles, for dictionaries that take their time.
+	untoldPause = 500 * time.Millisecond
 )
 
 var (
@@ -172,6 +175,7 @@ func (e *engine) gather(ctx context.Context, o *opened, k keeper, tell func(int6
 	peers := e.call(o)
 	last, lastBytes, lastRead := began, int64(-1), int64(0)
 	var shaken time.Time
+	untold, asked := untoldPause, began
 	for {
 		done, err := p.progress()
 		if err != nil {
@@ -200,6 +204,10 @@ func (e *engine) gather(ctx context.Context, o *opened, k keeper, tell func(int6
 		}
 		if now := time.Now(); now.Sub(last) >= e.idle/3 && shaken.Before(last) {
 			shaken = now
+			hangUp(o)
+			peers = e.call(o)
+		} else if got != nil && now.Sub(asked) >= untold {
+			asked, untold = now, 2*untold
 			hangUp(o)
 			peers = e.call(o)
 		}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -275,6 +276,48 @@ func TestTheRestFinishAmongThemselves(t *testing.T) {
 	}
 	if sent := seed.Stats().Served; sent > a.Size*3/2 {
 		t.Errorf("the seeder sent %.1f artifacts to bring out one", float64(sent)/float64(a.Size))
+	}
+}
+
+// The puller of a segment is killed: the next one goes on from what the segment holds, and the rest of the artifact alone crosses
+// the uplink once more.
+func TestNextPullerGoesOnFromWhatTheSegmentHolds(t *testing.T) {
+	m, data := newMembers(), someBytes(8*mib)
+	far, a := m.seed(t, data, slowly(4*mib))
+	var segment []*node
+	var puller atomic.Int32
+	for i := range 3 {
+		segment = append(segment, m.join(t, newStore(t), func(o *TorrentOptions) {
+			onlyPieces(o)
+			all := o.Peers
+			o.Peers = func(d Digest) (out []Peer) {
+				for _, p := range all(d) {
+					if p.ID != far.ip || int(puller.Load()) == i {
+						out = append(out, p)
+					}
+				}
+				return out
+			}
+		}))
+	}
+	var wg sync.WaitGroup
+	first, stop := context.WithCancel(t.Context())
+	wg.Go(func() { _ = segment[0].Fetch(first, a.Digest, a.Size, nil) }) // it is killed
+	for _, x := range segment[1:] {
+		wg.Go(func() { x.fetch(t, a) })
+	}
+	until(t, "half of it is on the segment", func() bool {
+		return strings.Count(segment[1].state(a), string(present)) >= int(a.Size/pieceLength(a.Size))/2
+	})
+	stop()
+	segment[0].stop(t)
+	puller.Store(1)
+	wg.Wait()
+	for _, x := range segment[1:] {
+		wantHere(t, x.store, data)
+	}
+	if sent := far.Stats().Served; sent > a.Size*3/2 {
+		t.Errorf("%.1f artifacts have crossed the uplink", float64(sent)/float64(a.Size))
 	}
 }
 
