@@ -78,7 +78,8 @@ func sameProfile(a, b swarm.Profile) bool {
 // warmPause is the time between two attempts to fetch what is missing.
 const warmPause = 5 * time.Second
 
-// keepWarm fetches what the profiles need, now and whenever they change.
+// keepWarm fetches what the profiles need, now and whenever they change, and says when the node is warm. Working sets are fetched
+// beside it: a package that does not come must not hold up an image.
 func (s *services) keepWarm(ctx context.Context) error {
 	for {
 		changed := s.state.Changed()
@@ -96,7 +97,7 @@ func (s *services) keepWarm(ctx context.Context) error {
 			}
 		}
 		_, arrived := view.Settings()
-		s.warm.Store(arrived && missing == 0 && len(view.Needs()) > 0)
+		s.warm.Store(arrived && missing == 0 && len(view.Needs()) > 0 && s.sets.settled(s.state.View()))
 		var retry <-chan time.Time
 		if missing > 0 {
 			retry = time.After(warmPause)
@@ -106,6 +107,7 @@ func (s *services) keepWarm(ctx context.Context) error {
 			return nil
 		case <-changed:
 		case <-retry:
+		case <-s.sets.wake:
 		}
 	}
 }

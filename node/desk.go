@@ -68,7 +68,11 @@ func (d *desk) PutRepo(ctx context.Context, actor string, repo swarm.Repo) error
 }
 
 // Mirror is this node's mirror of package repositories.
-func (d *desk) Mirror() status.Mirror { return d.s.repos.picture() }
+func (d *desk) Mirror() status.Mirror {
+	m := d.s.repos.picture()
+	m.Sets = d.s.sets.picture(d.s.state.View())
+	return m
+}
 
 // RotateKeys begins to change the gossip key.
 func (d *desk) RotateKeys(ctx context.Context, actor string) error { return d.s.rotateKeys(ctx, actor) }

@@ -53,6 +53,7 @@ type services struct {
 	ground *ground
 	leaver *leaver
 	repos  *repos
+	sets   *sets
 	warm   atomic.Bool
 	known  atomic.Pointer[map[netip.Addr]bool]
 	ca     atomic.Uint64 // the last step of a replacement of the CA that was taken here: Settings.CAGeneration
@@ -125,6 +126,11 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 		log.Warn("this node can sign for nobody until the leader brings the CA's key again", "error", err)
 	}
 	s.repos = &repos{replica: s.replica, dir: s.node.o.DataDir, store: s.store, alive: s.alive, others: s.holders, log: log.With("part", "mirror")}
+	s.sets = &sets{
+		replica: s.replica, store: s.store, fetch: s.share.Fetch, mirror: s.repos.mirror.Load,
+		alone: s.memory.Ephemeral, wake: make(chan struct{}, 1), log: log.With("part", "sets"),
+	}
+	s.repos.served = s.sets.served
 	if err := s.openGround(); err != nil {
 		return nil, nil, errors.Join(err, s.share.Close(), l.Close(), s.core.close())
 	}
@@ -144,7 +150,8 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 		s.ledgerTasks(),
 		s.gossipTasks(),
 		append(s.rulingTasks(), task.Func("larder", s.keepWarm), task.Func("certificate", s.keepCertificate), task.Func("memory", s.keepMemory),
-			task.Func("sentry", s.keepOut), task.Func("heap", keepHeap), task.Func("mirror", s.repos.Run)),
+			task.Func("sentry", s.keepOut), task.Func("heap", keepHeap), task.Func("mirror", s.repos.Run),
+			task.Func("recording", s.sets.record), task.Func("working sets", s.sets.ahead)),
 		{task.Func("hello", s.ground.hello.Run), s.ground},
 		{s.watch},
 		{task.Func("beginning", s.begin), task.Func("progress", s.progress)},

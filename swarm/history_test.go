@@ -99,6 +99,10 @@ func (a *author) op(v View) Op {
 			return PutRepo{Repo{Name: "repo-" + a.pick("a", "b"), Upstreams: []string{"http://u.example/"}}}
 		},
 		func() Op { return DropRepo{Name: "repo-a"} },
+		func() Op {
+			former, _ := v.WorkingSet("p")
+			return PutWorkingSet{Set: WorkingSet{Profile: "p", Digest: digestOf(a.pick("a", "b")), Size: 9, Files: 1}, Former: former.Digest}
+		},
 	}
 	if a.IntN(2) == 0 {
 		return all[0]()
@@ -182,7 +186,7 @@ func stateOf(v View) string {
 		machines[i].LastSeen = time.Time{}
 	}
 	settings, _ := v.Settings()
-	return fmt.Sprintf("%+v", []any{settings, v.Nodes(), v.Segments(), machines, v.AllTickets(), v.Reservations(), v.Operators(), v.Profiles(), v.Artifacts()})
+	return fmt.Sprintf("%+v", []any{settings, v.Nodes(), v.Segments(), machines, v.AllTickets(), v.Reservations(), v.Operators(), v.Profiles(), v.Artifacts(), v.WorkingSets()})
 }
 
 func isClosed(c <-chan struct{}) bool {

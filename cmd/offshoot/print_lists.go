@@ -129,12 +129,29 @@ func printMirror(w io.Writer, m status.Mirror) error {
 	if err := table(w, "REPO SIGNED FROM-DISK FROM-NODES FROM-UPSTREAM PINS ASKS", rows); err != nil {
 		return err
 	}
+	if len(m.Sets) > 0 {
+		if _, err := fmt.Fprintln(w); err != nil {
+			return err
+		}
+		if err := printSets(w, m.Sets); err != nil {
+			return err
+		}
+	}
 	for _, problem := range m.Problems {
 		if _, err := fmt.Fprintln(w, "problem   "+plain(problem)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// printSets shows what installs of each profile fetch, and how much of it the node has.
+func printSets(w io.Writer, all []status.WorkingSet) error {
+	var rows [][]string
+	for _, s := range all {
+		rows = append(rows, []string{s.Profile, fmt.Sprint(s.Files), megabytes(s.Bytes), fmt.Sprint(s.Here), s.State, s.Problem})
+	}
+	return table(w, "PROFILE FILES SIZE HERE WORKING-SET PROBLEM", rows)
 }
 
 // megabytes is a size as people read it.

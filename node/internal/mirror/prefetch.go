@@ -15,6 +15,10 @@ func (m *Mirror) Prefetch(ctx context.Context, repo, path string) error {
 	return nil
 }
 
+// Missing says of an error of Prefetch that every source was asked and none knows the file: asking again is in vain until the
+// repository changes.
+func Missing(err error) bool { return errors.Is(err, errMissing) }
+
 func (m *Mirror) prefetch(ctx context.Context, repo, path string) error {
 	r := m.repo(repo)
 	if r == nil {
