@@ -91,7 +91,7 @@ func (s *services) keepWarm(ctx context.Context) error {
 				missing++
 				continue
 			}
-			if err := s.fetch(ctx, a); err != nil {
+			if err := s.fetch(ctx, a, nil); err != nil {
 				missing++
 				s.node.log.Info("artifact is not here yet", "artifact", a.Name, "digest", a.Digest, "error", err)
 			}
@@ -112,7 +112,7 @@ func (s *services) keepWarm(ctx context.Context) error {
 	}
 }
 
-func (s *services) fetch(ctx context.Context, a swarm.Artifact) error {
+func (s *services) fetch(ctx context.Context, a swarm.Artifact, progress func(int64)) error {
 	digest, err := share.ParseDigest(a.Digest)
 	if err != nil {
 		return err
@@ -122,7 +122,7 @@ func (s *services) fetch(ctx context.Context, a swarm.Artifact) error {
 	}
 	started := time.Now()
 	before := s.share.Stats().Fetched
-	if err := s.share.Fetch(ctx, digest, a.Size, nil); err != nil {
+	if err := s.share.Fetch(ctx, digest, a.Size, progress); err != nil {
 		return err
 	}
 	s.node.log.Info("artifact fetched", "artifact", a.Name, "bytes", a.Size, "pieces", s.share.Stats().Fetched-before, "took", time.Since(started))

@@ -24,5 +24,5 @@ need; HERE is about the node that is asked.`,
 		}),
 	}
 	o.flag(list)
-	return group("artifact", "Bytes that nodes share: images, kernels, this program", list)
+	return group("artifact", "Bytes that nodes share: images, kernels, this program", list, newPrefetch(s))
 }

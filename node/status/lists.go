@@ -40,6 +40,17 @@ type Artifact struct {
 	Warm map[string]int `json:"warm"`
 }
 
+// Prefetch is how far a node is with fetching what a profile needs.
+type Prefetch struct {
+	What  string `json:"what"`            // is being fetched
+	Done  int64  `json:"done"`            // bytes that are here
+	Had   int64  `json:"had"`             // bytes of them that were here before
+	Total int64  `json:"total"`           // bytes
+	Ended bool   `json:"ended"`           // this is the last word
+	Gone  int    `json:"gone,omitempty"`  // files of the working set that no source knows any more
+	Error string `json:"error,omitempty"` // why not all is here, with the next step
+}
+
 // TicketExpired is a ticket that nobody redeemed in time; the other states are those of package swarm.
 const TicketExpired = "expired"
 

@@ -23,7 +23,7 @@ var rights = map[string]string{
 	"POST /v1/machines/{mac}/arm": "operate", "POST /v1/machines/{mac}/name": "operate", "POST /v1/machines/{mac}/hold": "operate",
 	"POST /v1/tickets/{id}/revoke": "operate", "POST /v1/leases/reserve": "operate", "POST /v1/leases/unreserve": "operate",
 	"POST /v1/segments/{segment}/pools": "operate", "POST /v1/segments/{segment}/move": "operate",
-	"PUT /v1/repos/{name}": "operate", "DELETE /v1/repos/{name}": "operate",
+	"PUT /v1/repos/{name}": "operate", "POST /v1/profiles/{name}/prefetch": "operate", "DELETE /v1/repos/{name}": "operate",
 
 	"POST /v1/voters": "admin", "POST /v1/leave": "admin", "POST /v1/nodes/{node}/evict": "admin", "POST /v1/nodes/{node}/trust": "admin",
 	"POST /v1/keys/rotate": "admin", "POST /v1/operators": "admin", "POST /v1/operators/{name}/revoke": "admin",

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"time"
 
 	"offshoot/node/status"
 	"offshoot/swarm"
@@ -36,6 +37,7 @@ func routes() map[string]route {
 		"POST /v1/leases/unreserve":         {role: operate, look: "offshoot lease list", do: unreserve},
 		"POST /v1/segments/{segment}/pools": {role: operate, look: segments, do: pools},
 		"POST /v1/segments/{segment}/move":  {role: operate, look: segments, do: move},
+		"POST /v1/profiles/{name}/prefetch": {role: operate, look: "offshoot artifact list", long: true, do: prefetch},
 		"PUT /v1/repos/{name}":              {role: operate, look: repos, do: putRepo},
 		"DELETE /v1/repos/{name}":           {role: operate, look: repos, do: dropRepo},
 
@@ -156,6 +158,28 @@ func putRepo(q *request) (any, error) {
 		return nil, err
 	}
 	return nil, q.desk.PutRepo(q.Context(), q.caller.Actor(), swarm.Repo{Name: q.PathValue("name"), Upstreams: b.Upstreams, Keyring: b.Keyring, Unlisted: b.Unlisted})
+}
+
+// prefetch answers with a line of JSON whenever there is something to say, so that who waits can see that it goes on, and for as long
+// as that takes. What went wrong stands in the last line: the answer has begun.
+func prefetch(q *request) (any, error) {
+	control := http.NewResponseController(q.w)
+	return stream(func(w io.Writer) error {
+		_ = control.SetReadDeadline(time.Time{}) // nothing more is read, and the deadline of a read would end the request
+		said, out := false, json.NewEncoder(w)
+		say := func(p status.Prefetch) {
+			said = true
+			_ = control.SetWriteDeadline(time.Now().Add(requestTime))
+			_ = out.Encode(p) // who has hung up ends the context
+			_ = control.Flush()
+		}
+		err := q.desk.Prefetch(q.Context(), q.caller.Actor(), q.PathValue("name"), say)
+		if err != nil && said {
+			say(status.Prefetch{Ended: true, Error: err.Error()})
+			return nil
+		}
+		return err
+	}), nil
 }
 
 func dropRepo(q *request) (any, error) {
