@@ -51,7 +51,8 @@ func (s *services) writeProfile(ctx context.Context) error {
 		return nil
 	}
 	for _, a := range s.stocked.artifacts {
-		if have, ok := s.state.View().Artifact(a.Digest); ok && have == a {
+		have, ok := s.state.View().Artifact(a.Digest)
+		if have.Pinned = false; ok && have == a {
 			continue
 		}
 		if err := s.replica.decide(ctx, swarm.PutArtifact{Artifact: a}); err != nil {
@@ -119,6 +120,9 @@ func (s *services) fetch(ctx context.Context, a swarm.Artifact, progress func(in
 	}
 	if s.share.Has(digest) {
 		return nil
+	}
+	if err := s.garbage.makeRoom(a.Size); err != nil { // what a profile needs is dearer than what nobody asks for
+		s.node.log.Warn("no room is made", "artifact", a.Name, "error", err)
 	}
 	started := time.Now()
 	before := s.share.Stats().Fetched

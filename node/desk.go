@@ -127,7 +127,7 @@ func artifactList(view swarm.View, alive func(swarm.NodeID) bool, here func(dige
 	out := []status.Artifact{}
 	for _, a := range view.Artifacts() {
 		line := status.Artifact{
-			Digest: a.Digest, Name: a.Name, Size: a.Size, Origin: a.Origin, Verified: a.Verified, InfoHash: a.InfoHash, Profiles: []string{}, Here: here(a.Digest),
+			Digest: a.Digest, Name: a.Name, Size: a.Size, Origin: a.Origin, Verified: a.Verified, InfoHash: a.InfoHash, Profiles: []string{}, Here: here(a.Digest), Pinned: a.Pinned,
 			Warm: map[string]int{},
 		}
 		if len(needs[a.Digest]) > 0 {

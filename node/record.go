@@ -21,8 +21,9 @@ type sets struct {
 	*replica
 	store    *share.Store
 	fetch    func(ctx context.Context, d share.Digest, size int64, progress func(int64)) error
-	mirror   func() *mirror.Mirror // nil while there is no repository
-	alone    bool                  // this node fetches nothing ahead: it expects to leave
+	mirror   func() *mirror.Mirror   // nil while there is no repository
+	fits     func(bytes int64) error // says that there is no room to fetch ahead; nil: there is
+	alone    bool                    // this node fetches nothing ahead: it expects to leave
 	recorder workset.Recorder
 	wake     chan struct{} // has room for one: who waits for the sets may look again
 	log      *slog.Logger

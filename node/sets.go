@@ -13,6 +13,7 @@ import (
 	"offshoot/node/internal/workset"
 	"offshoot/node/status"
 	"offshoot/swarm"
+	"offshoot/swarm/share"
 )
 
 // setStates is how far this node is with each working set, by the digest of its list: a list that has grown is another one.
@@ -24,8 +25,10 @@ type setStates struct {
 // setState is one of them.
 type setState struct {
 	progress workset.Progress
-	under    bool // a pass is under way
-	here     int  // files, of the pass under way
+	digests  []string // of its files, once the list was here
+	lost     int      // files that were thrown away since
+	under    bool     // a pass is under way
+	here     int      // files, of the pass under way
 }
 
 // with runs f on the state of a list, under the lock.
@@ -155,7 +158,13 @@ func (s *sets) pass(ctx context.Context, set swarm.WorkingSet, step func(workset
 		s.ended(ctx, set, p, started)
 		return p
 	}
-	s.kept.with(set.Digest, func(st *setState) { st.under, st.here = true, 0 })
+	var digests []string
+	for _, f := range l {
+		if f.Digest != "" {
+			digests = append(digests, f.Digest)
+		}
+	}
+	s.kept.with(set.Digest, func(st *setState) { st.under, st.here, st.lost, st.digests = true, 0, 0, digests })
 	gone := func(err error) bool { return mirror.Missing(err) || errors.Is(err, errDropped) }
 	p := workset.Walk(ctx, l, s.bring, gone, func(f workset.File, err error) {
 		if err == nil {
@@ -187,7 +196,34 @@ func (s *sets) bring(ctx context.Context, f workset.File) error {
 	if m == nil {
 		return errNoMirror
 	}
+	if s.fits != nil && (f.Digest == "" || !s.store.Has(share.Digest(f.Digest))) {
+		if err := s.fits(f.Size); err != nil {
+			return err
+		}
+	}
 	return m.Prefetch(ctx, f.Repo, f.Path)
+}
+
+// digests are the lists of all working sets, and their files as far as this node has read the lists.
+func (s *sets) digests(view swarm.View) (lists, files []string) {
+	for _, set := range view.WorkingSets() {
+		lists = append(lists, set.Digest)
+		files = append(files, s.kept.get(set.Digest).digests...)
+	}
+	return lists, files
+}
+
+// lost hears of files that were thrown away to make room. They are not fetched again by themselves: there was no room for them.
+func (s *sets) lost(gone map[string]bool) {
+	s.kept.mu.Lock()
+	defer s.kept.mu.Unlock()
+	for _, st := range s.kept.all {
+		for _, digest := range st.digests {
+			if gone[digest] {
+				st.lost++
+			}
+		}
+	}
 }
 
 // picture is the working sets for people and programs.
@@ -208,6 +244,10 @@ func (s *sets) picture(view swarm.View) []status.WorkingSet {
 		}
 		if err := st.progress.Last.Err; err != nil {
 			line.Problem = err.Error()
+		}
+		if st.lost > 0 && !st.under {
+			line.State, line.Here = status.SetIncomplete, max(0, line.Here-st.lost)
+			line.Problem = fmt.Sprintf("%d files were thrown away to make room", st.lost)
 		}
 		out = append(out, line)
 	}

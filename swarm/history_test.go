@@ -99,6 +99,10 @@ func (a *author) op(v View) Op {
 			return PutRepo{Repo{Name: "repo-" + a.pick("a", "b"), Upstreams: []string{"http://u.example/"}}}
 		},
 		func() Op { return DropRepo{Name: "repo-a"} },
+		func() Op { return PutArtifact{Artifact{Digest: digestOf("a")}} },
+		func() Op { return PinArtifact{Digest: digestOf("a"), Pinned: a.IntN(2) == 0} },
+		func() Op { return WithdrawArtifact{Digest: digestOf("a")} },
+		func() Op { return SetStore{Bytes: int64(a.IntN(3)) * MinStore} },
 		func() Op {
 			former, _ := v.WorkingSet("p")
 			return PutWorkingSet{Set: WorkingSet{Profile: "p", Digest: digestOf(a.pick("a", "b")), Size: 9, Files: 1}, Former: former.Digest}

@@ -97,7 +97,10 @@ func printEviction(w io.Writer, e status.Eviction) error {
 func printArtifacts(w io.Writer, all []status.Artifact) error {
 	var rows [][]string
 	for _, a := range all {
-		here, travels := "no", "whole"
+		here, travels, pinned := "no", "whole", "no"
+		if a.Pinned {
+			pinned = "yes"
+		}
 		if a.Here {
 			here = "yes"
 		}
@@ -108,9 +111,9 @@ func printArtifacts(w io.Writer, all []status.Artifact) error {
 		for _, segment := range slices.Sorted(maps.Keys(a.Warm)) {
 			warm = append(warm, fmt.Sprintf("%s=%d", segment, a.Warm[segment]))
 		}
-		rows = append(rows, []string{a.Name, megabytes(a.Size), a.Digest[:min(len(a.Digest), 12)], travels, strings.Join(a.Profiles, ","), strings.Join(warm, ","), here, a.Verified})
+		rows = append(rows, []string{a.Name, megabytes(a.Size), a.Digest[:min(len(a.Digest), 12)], travels, strings.Join(a.Profiles, ","), strings.Join(warm, ","), here, pinned, a.Verified})
 	}
-	return table(w, "ARTIFACT SIZE SHA-256 TRAVELS PROFILES WARM HERE VERIFIED", rows)
+	return table(w, "ARTIFACT SIZE SHA-256 TRAVELS PROFILES WARM HERE PINNED VERIFIED", rows)
 }
 
 func printMirror(w io.Writer, m status.Mirror) error {

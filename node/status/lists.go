@@ -35,6 +35,7 @@ type Artifact struct {
 	InfoHash string   `json:"infohash,omitempty"` // of its torrent; empty: travels as a whole
 	Profiles []string `json:"profiles"`           // that need it
 	Here     bool     `json:"here"`               // the node that answers has it
+	Pinned   bool     `json:"pinned"`             // no node throws it away
 	// Warm counts by segment the living nodes that said they have all that the profiles need, this among it; of what no profile
 	// needs nobody keeps count.
 	Warm map[string]int `json:"warm"`

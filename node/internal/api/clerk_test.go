@@ -84,7 +84,9 @@ func (c *clerk) PutRepo(_ context.Context, actor string, r swarm.Repo) error {
 	return c.err
 }
 
-func (c *clerk) Artifacts() []status.Artifact { return []status.Artifact{{Name: "image"}} }
+func (c *clerk) Artifacts() []status.Artifact {
+	return []status.Artifact{{Name: "image", Digest: "abcdef1234"}, {Digest: "abcdef5678"}}
+}
 
 func (c *clerk) Mirror() status.Mirror { return status.Mirror{Repos: []status.Repo{{Name: "debian"}}} }
 

@@ -68,6 +68,27 @@ func TestPrefetchIsToldInStepsAndItsFailureInTheLast(t *testing.T) {
 	}
 }
 
+func TestArtifactIsNamedByTheBeginningOfItsDigest(t *testing.T) {
+	t.Parallel()
+	desk := &clerk{}
+	c, ctx := NewClient(serve(t, desk)), t.Context()
+	if err := errors.Join(c.PinArtifact(ctx, "abcdef12", true), c.PinArtifact(ctx, "abcdef5678", false), c.WithdrawArtifact(ctx, "abcdef123"), c.SetStore(ctx, 1<<40)); err != nil {
+		t.Fatal(err)
+	}
+	want := []swarm.Op{swarm.PinArtifact{Digest: "abcdef1234", Pinned: true}, swarm.PinArtifact{Digest: "abcdef5678"}, swarm.WithdrawArtifact{Digest: "abcdef1234"}, swarm.SetStore{Bytes: 1 << 40}}
+	if !reflect.DeepEqual(desk.ops, want) {
+		t.Errorf("%+v", desk.ops)
+	}
+	for begin, words := range map[string]string{"abcdef": "2 artifacts begin with abcdef", "abcd": "6 digits at least", "999999": "not known: offshoot artifact list", "ABCDEF12": "not known"} {
+		if err := c.WithdrawArtifact(ctx, begin); err == nil || !strings.Contains(err.Error(), words) {
+			t.Errorf("%s: %v", begin, err)
+		}
+	}
+	if len(desk.ops) != len(want) {
+		t.Errorf("%+v", desk.ops[len(want):])
+	}
+}
+
 // crowd is a swarm in which m2 can be evicted, and m3 take the duty on s1.
 func crowd() status.Status {
 	return status.Status{
