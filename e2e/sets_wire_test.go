@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -85,6 +86,42 @@ func TestNextHolderInstallsWhatTheFirstOneFetched(t *testing.T) {
 	m5.apt(ctx, t, hostOf(s, next))
 	if m := mirrorOf(ctx, t, next).Repos[0]; m.FromDisk < int64(len(a.files[archiveDeb])) {
 		t.Errorf("it had to ask others: %+v", m)
+	}
+	m5.done(ctx, t) // what an install under way has fetched is kept
+	fullDisk(ctx, t, next)
+}
+
+// fullDisk leaves less than a quarter of the disk of a node that has a working set: the set goes, and what the profile needs stays.
+func fullDisk(ctx context.Context, t *testing.T, b *story.Bare) {
+	t.Helper()
+	if out, err := b.OnDisk(ctx, "sh", "-c", "fallocate -l $(($(df --output=avail -B1 . | tail -1) - 80000000)) filler"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for mirrorOf(ctx, t, b).Sets[0].State != status.SetIncomplete {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("a full disk, and nothing is thrown away; its log is %s", b.Log())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	if set := mirrorOf(ctx, t, b).Sets[0]; !strings.Contains(set.Problem, "thrown away to make room") {
+		t.Errorf("%+v", set)
+	}
+	out, err := b.Offshoot(ctx, "artifact", "list", "-o", "json")
+	var all []status.Artifact
+	if err == nil {
+		err = json.Unmarshal([]byte(out), &all)
+	}
+	if err != nil || len(all) == 0 {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, a := range all {
+		if !a.Here {
+			t.Errorf("%s is thrown away, and profiles %q need it", a.Name, a.Profiles)
+		}
+		if out, err := b.Offshoot(ctx, "artifact", "withdraw", a.Digest); err == nil || !strings.Contains(out+err.Error(), "is needed by profile default") {
+			t.Errorf("withdraw %s: %v: %s", a.Name, err, out)
+		}
 	}
 }
 
