@@ -146,15 +146,7 @@ func TestPackagesCrossTheUplinkOnceAndOutliveIt(t *testing.T) {
 			}
 		}
 	}
-	for _, b := range trio.Machines { // every node hears of the repository by the ledger
-		for m := mirrorOf(ctx, t, b); len(m.Repos) == 0 || len(m.Problems) > 0; m = mirrorOf(ctx, t, b) {
-			select {
-			case <-ctx.Done():
-				t.Fatalf("%s does not mirror the repository", b.Host)
-			case <-time.After(100 * time.Millisecond):
-			}
-		}
-	}
+	awaitMirrors(ctx, t, trio.Machines)
 	install(holder)
 	install(others[0])
 	if n := a.count(archiveDeb); n != 1 {

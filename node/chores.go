@@ -51,7 +51,8 @@ func (s *services) writeProfile(ctx context.Context) error {
 		return nil
 	}
 	for _, a := range s.stocked.artifacts {
-		if have, ok := s.state.View().Artifact(a.Digest); ok && have == a {
+		have, ok := s.state.View().Artifact(a.Digest)
+		if have.Pinned = false; ok && have == a {
 			continue
 		}
 		if err := s.replica.decide(ctx, swarm.PutArtifact{Artifact: a}); err != nil {
@@ -78,7 +79,8 @@ func sameProfile(a, b swarm.Profile) bool {
 // warmPause is the time between two attempts to fetch what is missing.
 const warmPause = 5 * time.Second
 
-// keepWarm fetches what the profiles need, now and whenever they change.
+// keepWarm fetches what the profiles need, now and whenever they change, and says when the node is warm. Working sets are fetched
+// beside it: a package that does not come must not hold up an image.
 func (s *services) keepWarm(ctx context.Context) error {
 	s.salvage(ctx)
 	for {
@@ -91,13 +93,13 @@ func (s *services) keepWarm(ctx context.Context) error {
 				missing++
 				continue
 			}
-			if err := s.fetch(ctx, a); err != nil {
+			if err := s.fetch(ctx, a, nil); err != nil {
 				missing++
 				s.node.log.Info("artifact is not here yet", "artifact", a.Name, "digest", a.Digest, "error", err)
 			}
 		}
 		_, arrived := view.Settings()
-		s.warm.Store(arrived && missing == 0 && len(view.Needs()) > 0)
+		s.warm.Store(arrived && missing == 0 && len(view.Needs()) > 0 && s.sets.settled(s.state.View()))
 		var retry <-chan time.Time
 		if missing > 0 {
 			retry = time.After(warmPause)
@@ -107,29 +109,30 @@ func (s *services) keepWarm(ctx context.Context) error {
 			return nil
 		case <-changed:
 		case <-retry:
+		case <-s.sets.wake:
 		}
 	}
 }
 
-func (s *services) fetch(ctx context.Context, a swarm.Artifact) error {
+func (s *services) fetch(ctx context.Context, a swarm.Artifact, progress func(int64)) error {
 	digest, err := share.ParseDigest(a.Digest)
 	if err != nil {
 		return err
 	}
-	if s.share.Has(digest) {
-		s.freight.needed(a.Digest, a.Size, false)
+	if s.share.Has(digest) || s.isOwnProgram(ctx, digest) {
+		s.freight.needed(a.Digest, a.Size)
 		return nil
 	}
-	if s.isOwnProgram(ctx, digest) {
-		return nil
+	if err := s.garbage.makeRoom(a.Size); err != nil { // what a profile needs is dearer than what nobody asks for
+		s.node.log.Warn("no room is made", "artifact", a.Name, "error", err)
 	}
 	started := time.Now()
 	before := s.share.Stats().Fetched
-	if err := s.share.Fetch(ctx, digest, a.Size, nil); err != nil {
+	if err := s.share.Fetch(ctx, digest, a.Size, progress); err != nil {
 		return err
 	}
 	pieces := s.share.Stats().Fetched - before
-	s.freight.needed(a.Digest, a.Size, true)
+	s.freight.needed(a.Digest, a.Size)
 	from := s.freight.of(a.Digest).Received
 	s.node.log.Info("artifact fetched", "artifact", a.Name, "bytes", a.Size, "pieces", pieces, "segment", from.Segment, "uplink", from.Uplink, "took", time.Since(started))
 	return nil

@@ -68,7 +68,11 @@ func (d *desk) PutRepo(ctx context.Context, actor string, repo swarm.Repo) error
 }
 
 // Mirror is this node's mirror of package repositories.
-func (d *desk) Mirror() status.Mirror { return d.s.repos.picture() }
+func (d *desk) Mirror() status.Mirror {
+	m := d.s.repos.picture()
+	m.Sets = d.s.sets.picture(d.s.state.View())
+	return m
+}
 
 // RotateKeys begins to change the gossip key.
 func (d *desk) RotateKeys(ctx context.Context, actor string) error { return d.s.rotateKeys(ctx, actor) }
@@ -140,7 +144,7 @@ func artifactList(view swarm.View, self swarm.NodeID, alive func(swarm.NodeID) b
 	out := []status.Artifact{}
 	for _, a := range view.Artifacts() {
 		line := status.Artifact{
-			Digest: a.Digest, Name: a.Name, Size: a.Size, Origin: a.Origin, Verified: a.Verified, InfoHash: a.InfoHash, Profiles: []string{}, Here: here(a.Digest),
+			Digest: a.Digest, Name: a.Name, Size: a.Size, Origin: a.Origin, Verified: a.Verified, InfoHash: a.InfoHash, Profiles: []string{}, Here: here(a.Digest), Pinned: a.Pinned,
 			Warm: map[string]int{}, Nodes: []string{},
 		}
 		if line.Here {

@@ -71,13 +71,16 @@ func (t *freight) booted(digest string, n int64) {
 	t.count(digest, func(s *status.Traffic) { s.Sent.Boot += n })
 }
 
-// needed is called for an artifact that this node needs and has. fetched says that it was not here before; what was, came from
-// the disk, once.
-func (t *freight) needed(digest string, size int64, fetched bool) {
+// needed is called for an artifact that this node needs and has. What of it has not come from elsewhere was on the disk.
+func (t *freight) needed(digest string, size int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.settled[digest] && !fetched {
-		t.count(digest, func(s *status.Traffic) { s.Received.Disk += size })
+	if !t.settled[digest] {
+		disk := size
+		if of := t.byArtifact[digest]; of != nil {
+			disk = max(0, size-of.Received.Segment-of.Received.Uplink)
+		}
+		t.count(digest, func(s *status.Traffic) { s.Received.Disk += disk })
 	}
 	t.settled[digest] = true
 }

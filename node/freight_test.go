@@ -13,25 +13,25 @@ func TestBytesAreCountedByWhereTheyCameFrom(t *testing.T) {
 	t.Parallel()
 	places := map[string]place{"m1": beside, "machine": installing}
 	f := newFreight(func(peer string) place { return places[peer] })
-	f.needed("kernel", 5, false)
+	f.needed("kernel", 5)
 	f.moved(share.Move{Digest: "image", Peer: "m1", Received: 100, Sent: 1})
 	f.moved(share.Move{Digest: "image", Peer: "m2", Received: 30, Sent: 2})
 	places["m2"] = beside // it moves: what was counted stays where it is
 	f.moved(share.Move{Digest: "image", Peer: "m2", Received: 3, Sent: 10})
 	f.moved(share.Move{Digest: "image", Peer: "machine", Sent: 20})
 	f.booted("image", 1000)
-	f.needed("image", 133, true)
+	f.needed("image", 140) // seven bytes lay on the disk
 	for range 2 { // once each, however often somebody looks
-		f.needed("image", 133, false)
-		f.needed("kernel", 5, false)
+		f.needed("image", 140)
+		f.needed("kernel", 5)
 	}
-	image := status.Traffic{Received: status.Received{Segment: 103, Uplink: 30}, Sent: status.Sent{Segment: 11, Uplink: 2, Boot: 1000, Install: 20}}
+	image := status.Traffic{Received: status.Received{Disk: 7, Segment: 103, Uplink: 30}, Sent: status.Sent{Segment: 11, Uplink: 2, Boot: 1000, Install: 20}}
 	if got := f.of("image"); got != image {
 		t.Errorf("the image: %+v, want %+v", got, image)
 	}
 	all := image
-	all.Received.Disk = 5
-	if got := f.total(); got != all || got.Received.Sum() != 138 || got.Sent.Sum() != 1033 {
+	all.Received.Disk += 5
+	if got := f.total(); got != all || got.Received.Sum() != 145 || got.Sent.Sum() != 1033 {
 		t.Errorf("all: %+v, want %+v", got, all)
 	}
 	if got := f.of("another"); got != (status.Traffic{}) {

@@ -25,6 +25,7 @@ type repos struct {
 	store   *share.Store
 	alive   func(swarm.NodeID) bool
 	others  func() []swarm.Node // that are alive, those that are warm first
+	served  func(mirror.Served) // may be nil
 	log     *slog.Logger
 
 	mirror atomic.Pointer[mirror.Mirror] // nil while there is no repository
@@ -59,6 +60,7 @@ func (r *repos) open(all []swarm.Repo) {
 	}
 	o := mirror.Options{
 		Dir: filepath.Join(r.dir, "mirror"), Store: shelf{r.store}, Logger: r.log, Parents: r.above, Beside: r.beside, Install: r.install,
+		Served: r.served,
 	}
 	for _, repo := range all {
 		o.Repos = append(o.Repos, mirror.Repo{Name: repo.Name, Upstreams: repo.Upstreams, Keyring: repo.Keyring, PassUnlisted: repo.Unlisted})

@@ -54,6 +54,8 @@ type services struct {
 	ground  *ground
 	leaver  *leaver
 	repos   *repos
+	sets    *sets
+	garbage *collector
 	warm    atomic.Bool
 	known   atomic.Pointer[map[netip.Addr]bool]
 	ca      atomic.Uint64 // the last step of a replacement of the CA that was taken here: Settings.CAGeneration
@@ -80,6 +82,14 @@ func (s *services) stock(ctx context.Context, seed Seed) error {
 	l := &larder{dir: dir, store: s.store, binary: binary, say: func(line string) { s.node.o.Say("preparing " + line) }}
 	s.stocked.profile, s.stocked.artifacts, err = l.stock(ctx, seed)
 	return err
+}
+
+// stockedDigests are the artifacts of the seed's profile, which the ledger may not know yet.
+func (s *services) stockedDigests() (out []string) {
+	for _, a := range s.stocked.artifacts {
+		out = append(out, a.Digest)
+	}
+	return out
 }
 
 // run wires the services and runs them until ctx ends, one of them fails, or the node has left.
@@ -127,6 +137,15 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 		log.Warn("this node can sign for nobody until the leader brings the CA's key again", "error", err)
 	}
 	s.repos = &repos{replica: s.replica, dir: s.node.o.DataDir, store: s.store, alive: s.alive, others: s.holders, log: log.With("part", "mirror")}
+	s.sets = &sets{
+		replica: s.replica, store: s.store, fetch: s.share.Fetch, mirror: s.repos.mirror.Load,
+		alone: s.memory.Ephemeral, wake: make(chan struct{}, 1), log: log.With("part", "sets"),
+	}
+	s.repos.served = s.sets.served
+	s.garbage = &collector{
+		replica: s.replica, store: s.store, disk: s.store.Room, sets: s.sets, mirror: s.repos.mirror.Load, stocked: s.stockedDigests, log: log.With("part", "store"),
+	}
+	s.sets.fits = s.garbage.fits
 	if err := s.openGround(); err != nil {
 		return nil, nil, errors.Join(err, s.share.Close(), l.Close(), s.core.close())
 	}
@@ -146,7 +165,8 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 		s.ledgerTasks(),
 		s.gossipTasks(),
 		append(s.rulingTasks(), task.Func("larder", s.keepWarm), task.Func("certificate", s.keepCertificate), task.Func("memory", s.keepMemory),
-			task.Func("sentry", s.keepOut), task.Func("heap", keepHeap), task.Func("mirror", s.repos.Run)),
+			task.Func("sentry", s.keepOut), task.Func("heap", keepHeap), task.Func("mirror", s.repos.Run),
+			task.Func("recording", s.sets.record), task.Func("working sets", s.sets.ahead), task.Func("garbage", s.garbage.run)),
 		{task.Func("hello", s.ground.hello.Run), s.ground},
 		{s.watch},
 		{task.Func("beginning", s.begin), task.Func("progress", s.progress)},
@@ -409,6 +429,12 @@ func (d *desk) picture() *picture {
 func (d *desk) Status(ctx context.Context) status.Status {
 	s := d.picture().Status(ctx)
 	s.Exchange, s.Artifacts = d.s.exchange(), d.Artifacts()
+	if missing := d.s.garbage.short.Load(); missing > 0 {
+		s.Problems = append(s.Problems, status.Problem{
+			What: fmt.Sprintf("the disk of %s is too full by %d MB, and all artifacts that are left on it are needed or pinned", s.Asked, missing/1e6+1),
+			Next: "offshoot artifact list; then unpin or withdraw what can go, give it a larger disk, or raise: offshoot swarm set store",
+		})
+	}
 	for _, problem := range d.s.repos.picture().Problems {
 		s.Problems = append(s.Problems, status.Problem{What: "the mirror of " + s.Asked + ": " + problem, Next: "offshoot mirror status"})
 	}

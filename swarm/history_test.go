@@ -99,6 +99,14 @@ func (a *author) op(v View) Op {
 			return PutRepo{Repo{Name: "repo-" + a.pick("a", "b"), Upstreams: []string{"http://u.example/"}}}
 		},
 		func() Op { return DropRepo{Name: "repo-a"} },
+		func() Op { return PutArtifact{Artifact{Digest: digestOf("a")}} },
+		func() Op { return PinArtifact{Digest: digestOf("a"), Pinned: a.IntN(2) == 0} },
+		func() Op { return WithdrawArtifact{Digest: digestOf("a")} },
+		func() Op { return SetStore{Bytes: int64(a.IntN(3)) * MinStore} },
+		func() Op {
+			former, _ := v.WorkingSet("p")
+			return PutWorkingSet{Set: WorkingSet{Profile: "p", Digest: digestOf(a.pick("a", "b")), Size: 9, Files: 1}, Former: former.Digest}
+		},
 	}
 	if a.IntN(2) == 0 {
 		return all[0]()
@@ -182,7 +190,7 @@ func stateOf(v View) string {
 		machines[i].LastSeen = time.Time{}
 	}
 	settings, _ := v.Settings()
-	return fmt.Sprintf("%+v", []any{settings, v.Nodes(), v.Segments(), machines, v.AllTickets(), v.Reservations(), v.Operators(), v.Profiles(), v.Artifacts()})
+	return fmt.Sprintf("%+v", []any{settings, v.Nodes(), v.Segments(), machines, v.AllTickets(), v.Reservations(), v.Operators(), v.Profiles(), v.Artifacts(), v.WorkingSets()})
 }
 
 func isClosed(c <-chan struct{}) bool {

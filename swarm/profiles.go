@@ -28,19 +28,6 @@ func (o PutProfile) apply(c *change) (any, error) {
 	return nil, nil
 }
 
-// PutArtifact writes down what is known of an artifact.
-type PutArtifact struct {
-	Artifact Artifact `json:"artifact"`
-}
-
-func (o PutArtifact) apply(c *change) (any, error) {
-	if o.Artifact.Digest == "" {
-		return nil, refuse(ErrInvalid, "an artifact needs a digest")
-	}
-	c.put("artifact", &o.Artifact)
-	return nil, nil
-}
-
 // Note writes an event that changes nothing else.
 type Note struct {
 	MAC  MAC    `json:"mac,omitempty"`

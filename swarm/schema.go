@@ -106,6 +106,7 @@ var schema = func() *memdb.DBSchema {
 		table("audit", by("id", true, func(e *AuditEntry) string { return number(e.Seq) })),
 		table("profile", by("id", true, func(p *Profile) string { return p.Name })),
 		table("repo", by("id", true, func(r *Repo) string { return r.Name })),
+		table("set", by("id", true, func(s *WorkingSet) string { return s.Profile })),
 		table("artifact", by("id", true, func(a *Artifact) string { return a.Digest })),
 		table("event", by("id", true, func(e *Event) string { return number(e.Seq) }),
 			by("mac", false, func(e *Event) string { return string(e.MAC) })),

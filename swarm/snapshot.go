@@ -23,6 +23,7 @@ var rows = []struct {
 	{"ticket", func() any { return new(Ticket) }}, {"operator", func() any { return new(Operator) }},
 	{"audit", func() any { return new(AuditEntry) }},
 	{"profile", func() any { return new(Profile) }}, {"repo", func() any { return new(Repo) }}, {"artifact", func() any { return new(Artifact) }},
+	{"set", func() any { return new(WorkingSet) }},
 	{"event", func() any { return new(Event) }}, {"applied", func() any { return new(applied) }},
 	{"counter", func() any { return new(counter) }},
 }

@@ -31,6 +31,8 @@ type Settings struct {
 	FormerCAs    []Authority `json:"former_cas,omitempty"` // trusted until every node has a certificate of CA; the newest is the last
 	CAGeneration uint64      `json:"ca_generation,omitempty"`
 	CAStage      CAStage     `json:"ca_stage,omitempty"` // of a replacement that is under way
+
+	StoreBudget int64 `json:"store_budget,omitempty"` // bytes that artifacts may take on each node; 0: what leaves enough of the disk free
 }
 
 // MachineState says what a machine may do when it next boots from the network.
@@ -233,6 +235,7 @@ type Artifact struct {
 	Verified string `json:"verified"` // "signed by …", "pinned", "built here", "unverified"
 	// InfoHash names it to BitTorrent, 40 hexadecimal digits; "" for what is too small to be cut in pieces.
 	InfoHash string `json:"infohash,omitempty"`
+	Pinned   bool   `json:"pinned,omitempty"` // no node throws it away
 }
 
 // Event is one line of the swarm's diary, most of them on the timeline of a machine.

@@ -176,6 +176,16 @@ func (v View) Events(mac MAC) []Event {
 	return all
 }
 
+// PinnedArtifacts are the digests of those that no node throws away.
+func (v View) PinnedArtifacts() (out []string) {
+	for _, a := range v.Artifacts() {
+		if a.Pinned {
+			out = append(out, a.Digest)
+		}
+	}
+	return out
+}
+
 // Needs lists the digests that every node must hold to be warm: those of all profiles.
 func (v View) Needs() []string {
 	var out []string

@@ -97,7 +97,10 @@ func printEviction(w io.Writer, e status.Eviction) error {
 func printArtifacts(w io.Writer, all []status.Artifact) error {
 	var rows [][]string
 	for _, a := range all {
-		here, travels := "no", "whole"
+		here, travels, pinned := "no", "whole", "no"
+		if a.Pinned {
+			pinned = "yes"
+		}
 		if a.Here {
 			here = "yes"
 		}
@@ -111,9 +114,9 @@ func printArtifacts(w io.Writer, all []status.Artifact) error {
 		for _, segment := range slices.Sorted(maps.Keys(a.Warm)) {
 			warm = append(warm, fmt.Sprintf("%s=%d", segment, a.Warm[segment]))
 		}
-		rows = append(rows, []string{a.Name, megabytes(a.Size), a.Digest[:min(len(a.Digest), 12)], travels, strings.Join(a.Profiles, ","), strings.Join(warm, ","), here, a.Verified})
+		rows = append(rows, []string{a.Name, megabytes(a.Size), a.Digest[:min(len(a.Digest), 12)], travels, strings.Join(a.Profiles, ","), strings.Join(warm, ","), here, pinned, a.Verified})
 	}
-	return table(w, "ARTIFACT SIZE SHA-256 TRAVELS PROFILES WARM HERE VERIFIED", rows)
+	return table(w, "ARTIFACT SIZE SHA-256 TRAVELS PROFILES WARM HERE PINNED VERIFIED", rows)
 }
 
 func printMirror(w io.Writer, m status.Mirror) error {
@@ -132,12 +135,29 @@ func printMirror(w io.Writer, m status.Mirror) error {
 	if err := table(w, "REPO SIGNED FROM-DISK FROM-NODES FROM-UPSTREAM PINS ASKS", rows); err != nil {
 		return err
 	}
+	if len(m.Sets) > 0 {
+		if _, err := fmt.Fprintln(w); err != nil {
+			return err
+		}
+		if err := printSets(w, m.Sets); err != nil {
+			return err
+		}
+	}
 	for _, problem := range m.Problems {
 		if _, err := fmt.Fprintln(w, "problem   "+plain(problem)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// printSets shows what installs of each profile fetch, and how much of it the node has.
+func printSets(w io.Writer, all []status.WorkingSet) error {
+	var rows [][]string
+	for _, s := range all {
+		rows = append(rows, []string{s.Profile, fmt.Sprint(s.Files), megabytes(s.Bytes), fmt.Sprint(s.Here), s.State, s.Problem})
+	}
+	return table(w, "PROFILE FILES SIZE HERE WORKING-SET PROBLEM", rows)
 }
 
 // megabytes is a size as people read it.

@@ -48,7 +48,49 @@ node does this by itself.`,
 		}),
 	}
 	return group("swarm", "The swarm as a whole", newStatus(s), newMembers(s), newLeave(s), newEvict(s), newTrust(s),
-		group("set", "Settings of the swarm", voters), rotate, newAudit(s), newSnapshot(s), newRecover(s))
+		group("set", "Settings of the swarm", voters, newSetStore(s)), rotate, newAudit(s), newSnapshot(s), newRecover(s))
+}
+
+func newSetStore(s *settings) *cobra.Command {
+	return &cobra.Command{
+		Use: "store SIZE", Short: "Bound what artifacts and packages may take on each node's disk", Args: exactly("SIZE"), Example: "  offshoot swarm set store 200G",
+		Long: `store bounds what images, programs and packages of mirrors take together on the disk of each node. SIZE is a number with M, G or T; 0 is
+the default again: what leaves 2 GiB or a tenth of the disk free, whichever is more.
+
+A node over its bound throws away what was not used the longest: first what nobody needs, then what working sets hold and what was
+used within a day. What is pinned, what a profile needs, and what an install under way has fetched stays.`,
+		RunE: func(c *cobra.Command, args []string) error {
+			size, err := parseSize(args[0])
+			if err != nil {
+				return err
+			}
+			return s.asking(func(ctx context.Context, client *node.Client, _ []string) error {
+				if err := client.SetStore(ctx, size); err != nil {
+					return err
+				}
+				if size == 0 {
+					say("store     what leaves enough of each disk free")
+					return nil
+				}
+				say(fmt.Sprintf("store     at most %.1f GB on each node from now on", float64(size)/1e9))
+				return nil
+			})(c, args)
+		},
+	}
+}
+
+// parseSize reads 0, 500M, 200G, 1.5T.
+func parseSize(text string) (int64, error) {
+	factors := map[string]float64{"M": 1e6, "G": 1e9, "T": 1e12}
+	number, factor := text, 1.0
+	if n := len(text); n > 1 && factors[text[n-1:]] > 0 {
+		number, factor = text[:n-1], factors[text[n-1:]]
+	}
+	size, err := strconv.ParseFloat(number, 64)
+	if err != nil || !(size >= 0 && size*factor < 1<<62) || factor == 1 && size != 0 {
+		return 0, usage("a size of %q: want a number with M, G or T, as in 200G; 0 is no bound of its own", text)
+	}
+	return int64(size * factor), nil
 }
 
 func newMembers(s *settings) *cobra.Command {

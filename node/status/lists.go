@@ -35,6 +35,7 @@ type Artifact struct {
 	InfoHash string   `json:"infohash,omitempty"` // of its torrent; empty: travels as a whole
 	Profiles []string `json:"profiles"`           // that need it
 	Here     bool     `json:"here"`               // the node that answers has it
+	Pinned   bool     `json:"pinned"`             // no node throws it away
 	// Warm counts by segment the living nodes that said they have all that the profiles need, this among it; of what no profile
 	// needs nobody keeps count.
 	Warm map[string]int `json:"warm"`
@@ -42,6 +43,17 @@ type Artifact struct {
 	Nodes []string `json:"nodes"`
 	Fetch *Fetch   `json:"fetch,omitempty"` // while it is on its way to the node that answers
 	Bytes Traffic  `json:"bytes"`           // of it, to and from the node that answers since that began
+}
+
+// Prefetch is how far a node is with fetching what a profile needs.
+type Prefetch struct {
+	What  string `json:"what"`            // is being fetched
+	Done  int64  `json:"done"`            // bytes that are here
+	Had   int64  `json:"had"`             // bytes of them that were here before
+	Total int64  `json:"total"`           // bytes
+	Ended bool   `json:"ended"`           // this is the last word
+	Gone  int    `json:"gone,omitempty"`  // files of the working set that no source knows any more
+	Error string `json:"error,omitempty"` // why not all is here, with the next step
 }
 
 // TicketExpired is a ticket that nobody redeemed in time; the other states are those of package swarm.

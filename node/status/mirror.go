@@ -4,8 +4,29 @@ import "time"
 
 // Mirror is what one node's mirror of package repositories has done since it began, and what is wrong with it.
 type Mirror struct {
-	Repos    []Repo   `json:"repos"`
-	Problems []string `json:"problems"` // sentences for people
+	Repos    []Repo       `json:"repos"`
+	Sets     []WorkingSet `json:"sets"`
+	Problems []string     `json:"problems"` // sentences for people
+}
+
+// How far a node is with a working set.
+const (
+	SetFetching   = "fetching"
+	SetComplete   = "complete"
+	SetIncomplete = "incomplete"  // tried again from time to time
+	SetLeft       = "not-fetched" // the node expects to leave, and fetches none
+)
+
+// WorkingSet is what installs of a profile fetch through the mirrors, and how much of it the node has.
+type WorkingSet struct {
+	Profile string `json:"profile"`
+	Digest  string `json:"digest"` // of the list of its files
+	Files   int    `json:"files"`
+	Bytes   int64  `json:"bytes"`
+	State   string `json:"state"`
+	Here    int    `json:"here"`              // files that were here when last tried
+	Gone    int    `json:"gone,omitempty"`    // files that no source knows any more
+	Problem string `json:"problem,omitempty"` // why some could not be fetched
 }
 
 // Repo is one repository.

@@ -328,8 +328,12 @@ func (s *Store) Open(d Digest) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", d, err)
 	}
+	s.touch(f)
 	return f, nil
 }
+
+// Dir is where the store lies.
+func (s *Store) Dir() string { return s.dir }
 
 // Path is the file that holds the artifact; ErrNotFound if it is not here. It must not be written to.
 func (s *Store) Path(d Digest) (string, error) {

@@ -39,6 +39,9 @@ type Desk interface {
 	// Mirror is this node's mirror of package repositories.
 	Mirror() status.Mirror
 	Artifacts() []status.Artifact
+	// Prefetch fetches what a profile needs to this node, now. say is called in order, from one goroutine; before it was called
+	// for the first time nothing was done. It ends with ctx, and what has come by then stays.
+	Prefetch(ctx context.Context, actor, profile string, say func(status.Prefetch)) error
 
 	// Propose writes an operator's decision down.
 	Propose(ctx context.Context, actor string, op swarm.Op) (swarm.Result, error)

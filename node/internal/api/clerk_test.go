@@ -84,9 +84,23 @@ func (c *clerk) PutRepo(_ context.Context, actor string, r swarm.Repo) error {
 	return c.err
 }
 
-func (c *clerk) Artifacts() []status.Artifact { return []status.Artifact{{Name: "image"}} }
+func (c *clerk) Artifacts() []status.Artifact {
+	return []status.Artifact{{Name: "image", Digest: "abcdef1234"}, {Digest: "abcdef5678"}}
+}
 
 func (c *clerk) Mirror() status.Mirror { return status.Mirror{Repos: []status.Repo{{Name: "debian"}}} }
+
+func (c *clerk) Prefetch(_ context.Context, actor, profile string, say func(status.Prefetch)) error {
+	c.note(actor, "prefetch %s", profile)
+	if c.err != nil && !c.broken {
+		return c.err
+	}
+	say(status.Prefetch{What: "image", Done: 5, Had: 1, Total: 10})
+	if c.err == nil {
+		say(status.Prefetch{Done: 10, Had: 1, Total: 10, Ended: true})
+	}
+	return c.err
+}
 
 func (c *clerk) RotateKeys(_ context.Context, actor string) error {
 	c.note(actor, "rotate")

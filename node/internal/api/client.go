@@ -137,6 +137,49 @@ func (c *Client) DropRepo(ctx context.Context, name string) error {
 	return c.call(ctx, "DELETE", "/v1/repos/"+url.PathEscape(name), nil, nil)
 }
 
+// PinArtifact keeps nodes from throwing an artifact away, or lets them again. It is named by its digest or the beginning of that.
+func (c *Client) PinArtifact(ctx context.Context, digest string, pinned bool) error {
+	verb := "/unpin"
+	if pinned {
+		verb = "/pin"
+	}
+	return c.call(ctx, "POST", "/v1/artifacts/"+url.PathEscape(digest)+verb, nil, nil)
+}
+
+// WithdrawArtifact takes an artifact out of the index.
+func (c *Client) WithdrawArtifact(ctx context.Context, digest string) error {
+	return c.call(ctx, "DELETE", "/v1/artifacts/"+url.PathEscape(digest), nil, nil)
+}
+
+// SetStore bounds what artifacts may take on each node, bytes; 0 is no bound of its own.
+func (c *Client) SetStore(ctx context.Context, bytes int64) error {
+	return c.call(ctx, "POST", "/v1/store", StoreRequest{bytes}, nil)
+}
+
+// Prefetch has the node fetch what a profile needs, and calls say with how far it is until it has ended. It goes on only as long as
+// this waits.
+func (c *Client) Prefetch(ctx context.Context, profile string, say func(status.Prefetch)) error {
+	resp, err := c.do(ctx, "POST", "/v1/profiles/"+url.PathEscape(profile)+"/prefetch", nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	in := json.NewDecoder(resp.Body)
+	for {
+		var p status.Prefetch
+		if err := in.Decode(&p); err != nil {
+			return fmt.Errorf("the node broke off, and keeps what it has: ask again: %w", err)
+		}
+		if p.Error != "" {
+			return errors.New(p.Error)
+		}
+		say(p)
+		if p.Ended {
+			return nil
+		}
+	}
+}
+
 // RevokeTicket makes a ticket worthless.
 func (c *Client) RevokeTicket(ctx context.Context, id string) error {
 	return c.call(ctx, "POST", "/v1/tickets/"+url.PathEscape(id)+"/revoke", nil, nil)

@@ -24,7 +24,8 @@ var rights = map[string]string{
 	"POST /v1/machines/{mac}/arm": "operate", "POST /v1/machines/{mac}/name": "operate", "POST /v1/machines/{mac}/hold": "operate",
 	"POST /v1/tickets/{id}/revoke": "operate", "POST /v1/leases/reserve": "operate", "POST /v1/leases/unreserve": "operate",
 	"POST /v1/segments/{segment}/pools": "operate", "POST /v1/segments/{segment}/move": "operate",
-	"PUT /v1/repos/{name}": "operate", "DELETE /v1/repos/{name}": "operate",
+	"PUT /v1/repos/{name}": "operate", "POST /v1/profiles/{name}/prefetch": "operate",
+	"POST /v1/artifacts/{digest}/pin": "operate", "POST /v1/artifacts/{digest}/unpin": "operate", "DELETE /v1/artifacts/{digest}": "operate", "POST /v1/store": "admin", "DELETE /v1/repos/{name}": "operate",
 
 	"POST /v1/voters": "admin", "POST /v1/leave": "admin", "POST /v1/nodes/{node}/evict": "admin", "POST /v1/nodes/{node}/trust": "admin",
 	"POST /v1/keys/rotate": "admin", "POST /v1/operators": "admin", "POST /v1/operators/{name}/revoke": "admin",
@@ -40,7 +41,7 @@ func TestEveryRouteRefusesTheRolesBelowItsOwn(t *testing.T) {
 	if !maps.Equal(got, rights) {
 		t.Fatalf("the routes have the roles %v, want %v", got, rights)
 	}
-	fill := strings.NewReplacer("{mac}", string(mac), "{id}", "7c1f", "{segment}", "s1", "{node}", "a2", "{name}", "alice")
+	fill := strings.NewReplacer("{mac}", string(mac), "{id}", "7c1f", "{segment}", "s1", "{node}", "a2", "{name}", "alice", "{digest}", "abcdef12")
 	bodies := map[string]string{
 		"POST /v1/leases/reserve": `{"mac":"52:54:00:00:00:01","address":"192.168.42.60"}`, "POST /v1/segments/{segment}/pools": `{"pools":[]}`,
 		"POST /v1/segments/{segment}/move": `{"node":"m3"}`,

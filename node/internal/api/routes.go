@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"strings"
+	"time"
 
 	"offshoot/node/status"
 	"offshoot/swarm"
@@ -16,7 +18,7 @@ import (
 // deciding who belongs to the swarm.
 func routes() map[string]route {
 	const view, operate, admin = status.OperatorView, status.OperatorOperate, status.OperatorAdmin
-	const machines, members, segments, repos = "offshoot machine list", "offshoot swarm members", "offshoot segment list", "offshoot mirror status"
+	const machines, members, segments, repos, artifacts = "offshoot machine list", "offshoot swarm members", "offshoot segment list", "offshoot mirror status", "offshoot artifact list"
 	return map[string]route{
 		"GET /v1/status":             {role: view, do: func(q *request) (any, error) { return q.desk.Status(q.Context()), nil }},
 		"GET /v1/machines/{mac}":     {role: view, do: onMachine(machine)},
@@ -37,10 +39,15 @@ func routes() map[string]route {
 		"POST /v1/leases/unreserve":         {role: operate, look: "offshoot lease list", do: unreserve},
 		"POST /v1/segments/{segment}/pools": {role: operate, look: segments, do: pools},
 		"POST /v1/segments/{segment}/move":  {role: operate, look: segments, do: move},
+		"POST /v1/profiles/{name}/prefetch": {role: operate, look: artifacts, long: true, do: prefetch},
+		"POST /v1/artifacts/{digest}/pin":   {role: operate, look: artifacts, do: onArtifact(func(digest string) swarm.Op { return swarm.PinArtifact{Digest: digest, Pinned: true} })},
+		"POST /v1/artifacts/{digest}/unpin": {role: operate, look: artifacts, do: onArtifact(func(digest string) swarm.Op { return swarm.PinArtifact{Digest: digest} })},
+		"DELETE /v1/artifacts/{digest}":     {role: operate, look: artifacts, do: onArtifact(func(digest string) swarm.Op { return swarm.WithdrawArtifact{Digest: digest} })},
 		"PUT /v1/repos/{name}":              {role: operate, look: repos, do: putRepo},
 		"DELETE /v1/repos/{name}":           {role: operate, look: repos, do: dropRepo},
 
 		"POST /v1/voters":                  {role: admin, look: members, do: voters},
+		"POST /v1/store":                   {role: admin, look: artifacts, do: setStore},
 		"POST /v1/leave":                   {role: admin, look: members, do: func(q *request) (any, error) { return nil, q.desk.Leave(q.Context(), q.caller.Actor()) }},
 		"POST /v1/nodes/{node}/evict":      {role: admin, look: members, do: evict},
 		"POST /v1/nodes/{node}/trust":      {role: admin, look: members, do: trust},
@@ -157,6 +164,63 @@ func putRepo(q *request) (any, error) {
 		return nil, err
 	}
 	return nil, q.desk.PutRepo(q.Context(), q.caller.Actor(), swarm.Repo{Name: q.PathValue("name"), Upstreams: b.Upstreams, Keyring: b.Keyring, Unlisted: b.Unlisted})
+}
+
+// minDigest is how much of a digest names an artifact, if no other begins alike.
+const minDigest = 6
+
+// onArtifact decides about the one artifact whose digest begins as the caller says.
+func onArtifact(op func(digest string) swarm.Op) func(*request) (any, error) {
+	return func(q *request) (any, error) {
+		return decide(q, func(struct{}) (swarm.Op, error) {
+			begin, found := q.PathValue("digest"), []string{}
+			for _, a := range q.desk.Artifacts() {
+				if len(begin) >= minDigest && strings.HasPrefix(a.Digest, begin) {
+					found = append(found, a.Digest)
+				}
+			}
+			switch {
+			case len(begin) < minDigest:
+				return nil, fmt.Errorf("%w: %q names no artifact: want the SHA-256 or its beginning, %d digits at least; see: offshoot artifact list", errBad, begin, minDigest)
+			case len(found) == 0:
+				return nil, fmt.Errorf("artifact %q is %w: offshoot artifact list", begin, errMissing)
+			case len(found) > 1:
+				return nil, fmt.Errorf("%w: %d artifacts begin with %s: give more of the SHA-256", errBad, len(found), begin)
+			}
+			return op(found[0]), nil
+		})
+	}
+}
+
+// StoreRequest is the body of POST /v1/store.
+type StoreRequest struct {
+	Bytes int64 `json:"bytes"`
+}
+
+func setStore(q *request) (any, error) {
+	return decide(q, func(b StoreRequest) (swarm.Op, error) { return swarm.SetStore{Bytes: b.Bytes}, nil })
+}
+
+// prefetch answers with a line of JSON whenever there is something to say, so that who waits can see that it goes on, and for as long
+// as that takes. What went wrong stands in the last line: the answer has begun.
+func prefetch(q *request) (any, error) {
+	control := http.NewResponseController(q.w)
+	return stream(func(w io.Writer) error {
+		_ = control.SetReadDeadline(time.Time{}) // nothing more is read, and the deadline of a read would end the request
+		said, out := false, json.NewEncoder(w)
+		say := func(p status.Prefetch) {
+			said = true
+			_ = control.SetWriteDeadline(time.Now().Add(requestTime))
+			_ = out.Encode(p) // who has hung up ends the context
+			_ = control.Flush()
+		}
+		err := q.desk.Prefetch(q.Context(), q.caller.Actor(), q.PathValue("name"), say)
+		if err != nil && said {
+			say(status.Prefetch{Ended: true, Error: err.Error()})
+			return nil
+		}
+		return err
+	}), nil
 }
 
 func dropRepo(q *request) (any, error) {

@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/netip"
@@ -45,6 +46,46 @@ func TestClientAndServerAgreeOnEveryQuestion(t *testing.T) {
 	}
 	if l, err := c.Audit(ctx); err != nil || l == nil || len(l) != 0 {
 		t.Errorf("audit %+v, %v: want an empty list, not none", l, err)
+	}
+}
+
+func TestPrefetchIsToldInStepsAndItsFailureInTheLast(t *testing.T) {
+	t.Parallel()
+	desk := &clerk{}
+	c, ctx := NewClient(serve(t, desk)), t.Context()
+	var said []status.Prefetch
+	say := func(p status.Prefetch) { said = append(said, p) }
+	if err := c.Prefetch(ctx, "a profile", say); err != nil || len(said) != 2 || said[0].Done != 5 || !said[1].Ended || desk.did[0] != "prefetch a profile" {
+		t.Errorf("%v: %+v, %q", err, said, desk.did)
+	}
+	desk.err, desk.broken = errors.New("upstream is gone; next: wait"), true
+	if err := c.Prefetch(ctx, "p", say); err == nil || err.Error() != desk.err.Error() {
+		t.Errorf("in the middle: %v", err)
+	}
+	desk.err, desk.broken = fmt.Errorf("profile: %w", swarm.ErrNotFound), false
+	if err := c.Prefetch(ctx, "p", say); err == nil || !strings.Contains(err.Error(), "profile: not found; see: offshoot artifact list") {
+		t.Errorf("before the first word: %v", err)
+	}
+}
+
+func TestArtifactIsNamedByTheBeginningOfItsDigest(t *testing.T) {
+	t.Parallel()
+	desk := &clerk{}
+	c, ctx := NewClient(serve(t, desk)), t.Context()
+	if err := errors.Join(c.PinArtifact(ctx, "abcdef12", true), c.PinArtifact(ctx, "abcdef5678", false), c.WithdrawArtifact(ctx, "abcdef123"), c.SetStore(ctx, 1<<40)); err != nil {
+		t.Fatal(err)
+	}
+	want := []swarm.Op{swarm.PinArtifact{Digest: "abcdef1234", Pinned: true}, swarm.PinArtifact{Digest: "abcdef5678"}, swarm.WithdrawArtifact{Digest: "abcdef1234"}, swarm.SetStore{Bytes: 1 << 40}}
+	if !reflect.DeepEqual(desk.ops, want) {
+		t.Errorf("%+v", desk.ops)
+	}
+	for begin, words := range map[string]string{"abcdef": "2 artifacts begin with abcdef", "abcd": "6 digits at least", "999999": "not known: offshoot artifact list", "ABCDEF12": "not known"} {
+		if err := c.WithdrawArtifact(ctx, begin); err == nil || !strings.Contains(err.Error(), words) {
+			t.Errorf("%s: %v", begin, err)
+		}
+	}
+	if len(desk.ops) != len(want) {
+		t.Errorf("%+v", desk.ops[len(want):])
 	}
 }
 

@@ -15,6 +15,27 @@ func (m *Mirror) Prefetch(ctx context.Context, repo, path string) error {
 	return nil
 }
 
+// Keeps are the digests of the lists of packages that are looked up in: of the newest states, and of those that an install is held
+// to. Nothing else need be kept for the mirror's sake: a file that is gone is fetched again.
+func (m *Mirror) Keeps() (digests []string) {
+	for _, r := range m.repos {
+		for _, rt := range r.allRoots() {
+			for _, s := range rt.states() {
+				for _, name := range rt.indexes(s) {
+					if f, ok := s.names[name]; ok {
+						digests = append(digests, f.sum.String())
+					}
+				}
+			}
+		}
+	}
+	return digests
+}
+
+// Missing says of an error of Prefetch that every source was asked and none knows the file: asking again is in vain until the
+// repository changes.
+func Missing(err error) bool { return errors.Is(err, errMissing) }
+
 func (m *Mirror) prefetch(ctx context.Context, repo, path string) error {
 	r := m.repo(repo)
 	if r == nil {
