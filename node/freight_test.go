@@ -21,7 +21,7 @@ func TestBytesAreCountedByWhereTheyCameFrom(t *testing.T) {
 	f.moved(share.Move{Digest: "image", Peer: "machine", Sent: 20})
 	f.booted("image", 1000)
 	f.needed("image", 140) // seven bytes lay on the disk
-	for range 2 { // once each, however often somebody looks
+	for range 2 {          // once each, however often somebody looks
 		f.needed("image", 140)
 		f.needed("kernel", 5)
 	}
