@@ -49,7 +49,7 @@ func demo(ctx context.Context) (err error) {
 		fmt.Println("no KVM here: virtual machines are emulated, which takes about a quarter of an hour")
 	}
 	w, err := story.NewWorld(story.Options{
-		Binary: binary, Image: image, Dir: dir, Say: func(line string) { fmt.Println(line) },
+		Binary: binary, Image: image, Dir: dir, Say: func(line string) { fmt.Println(line) }, Fourth: true,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {

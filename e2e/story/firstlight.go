@@ -29,10 +29,11 @@ type Report struct {
 // firstLight is the story while it is told.
 type firstLight struct {
 	*World
-	firmware   lab.Firmware
-	machines   map[string]*lab.Machine
-	report     Report
-	m1, m2, m3 *Shell
+	firmware lab.Firmware
+	machines map[string]*lab.Machine
+	report   Report
+	m1, m2   *Shell
+	later    []*Shell // m3, and m4 if there is one
 }
 
 // FirstLight tells the main job from end to end: a bare machine is installed from the seed, becomes a node, takes over its
@@ -159,12 +160,20 @@ func (f *firstLight) third(ctx context.Context) (err error) {
 	}
 	f.seed.Kill()
 	f.Say("seed  killed")
-	if err := f.power(ctx, "m3", f.onM1, f.Lan0); err != nil {
-		return err
+	names := []string{"m3"}
+	if f.o.Fourth {
+		names = append(names, "m4")
 	}
-	s, err := f.Until(ctx, f.m2, "m3 is a warm node and the seed is gone", func(s status.Status) string {
-		if missing := wantWarm(s, "m3"); missing != "" {
-			return missing
+	for _, name := range names {
+		if err := f.power(ctx, name, f.onM1, f.Lan0); err != nil {
+			return err
+		}
+	}
+	s, err := f.Until(ctx, f.m2, strings.Join(names, " and ")+" are warm and the seed is gone", func(s status.Status) string {
+		for _, name := range names {
+			if missing := wantWarm(s, name); missing != "" {
+				return missing
+			}
 		}
 		if state := node(s, "seed").State; state != status.NodeGone {
 			return "the seed is " + state
@@ -177,8 +186,14 @@ func (f *firstLight) third(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	f.m3, err = f.Login(ctx, "m3", machine(s, "m3").Address)
-	return err
+	for _, name := range names {
+		shell, err := f.Login(ctx, name, machine(s, name).Address)
+		if err != nil {
+			return err
+		}
+		f.later = append(f.later, shell)
+	}
+	return nil
 }
 
 // curtain collects what the operator sees at the end.
@@ -188,7 +203,7 @@ func (f *firstLight) curtain(ctx context.Context) (err error) {
 	if f.report.Final, err = f.m2.Status(ctx); err != nil {
 		return err
 	}
-	for _, shell := range []*Shell{f.m1, f.m2, f.m3} {
+	for _, shell := range append([]*Shell{f.m1, f.m2}, f.later...) {
 		if f.report.Nodes[shell.Name], err = shell.Status(ctx); err != nil {
 			return err
 		}

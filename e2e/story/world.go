@@ -30,6 +30,7 @@ type Options struct {
 	Dir    string // work folder: disks, logs, captures
 	Say    func(line string)
 	Logger *slog.Logger
+	Fourth bool // a fourth machine installs itself beside the third, so that they have each other to get pieces from
 	Terse  bool // the daemons log as little as they do for a user: writing costs time, too
 }
 

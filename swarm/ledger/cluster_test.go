@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -221,7 +222,7 @@ func scratch(t *testing.T) string {
 		return t.TempDir()
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return dir
+	return filepath.Join(dir, "ledger") // a recovery leaves the former one beside it
 }
 
 // stop ends a node in good order and checks that it does.
