@@ -32,7 +32,7 @@ func TestNodesFetchArtifactsInPieces(t *testing.T) {
 			t.Errorf("%s is warm, and has fetched %d bytes in pieces, %d of them wrong", b.Host, s.Exchange.Fetched, s.Exchange.BadPieces)
 		}
 		served += s.Exchange.Served
-		received += s.Exchange.Bytes.Received.Sum()
+		received += s.Exchange.Bytes.Received.Segment
 		sent += s.Exchange.Bytes.Sent.Segment
 		wantSources(t, b.Host.String(), s)
 		numbers, err := b.Offshoot(ctx, "metrics")
