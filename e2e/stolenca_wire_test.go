@@ -57,6 +57,16 @@ func TestStolenCAOpensNothingOnceItIsReplaced(t *testing.T) {
 			t.Errorf("%s: what the thief had open is open still: %v", name, err)
 		}
 	}
+	for _, b := range h.Machines { // a node that has not heard yet believes what the thief signs: docs/ARCHITECTURE.md, G6
+		if _, err := h.Until(ctx, b, b.Host.String()+" has heard of the eviction", func(s status.Status) string {
+			if s.CA == nil && s.Pin == h.pin {
+				return "not yet"
+			}
+			return ""
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	h.lockedOut(ctx, "while the CA is being replaced")
 	pin := h.replaced(ctx, h.pin, h.Machines...)
 	h.Say("every node has a new certificate after %.1f s", time.Since(began).Seconds())
