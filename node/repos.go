@@ -61,7 +61,9 @@ func (r *repos) open(all []swarm.Repo) {
 		Dir: filepath.Join(r.dir, "mirror"), Store: shelf{r.store}, Logger: r.log, Parents: r.above, Beside: r.beside, Install: r.install,
 	}
 	for _, repo := range all {
-		o.Repos = append(o.Repos, mirror.Repo{Name: repo.Name, Upstreams: repo.Upstreams, Keyring: repo.Keyring, PassUnlisted: repo.Unlisted})
+		o.Repos = append(o.Repos, mirror.Repo{
+			Name: repo.Name, Upstreams: repo.Upstreams, Keyring: repo.Keyring, PassUnlisted: repo.Unlisted, Proxy: repo.Proxy,
+		})
 	}
 	m, err := mirror.New(o)
 	if err != nil {
@@ -208,7 +210,7 @@ func (r *repos) picture() status.Mirror {
 	for _, repo := range r.replica.state.View().Repos() {
 		s, here := known[repo.Name]
 		line := status.Repo{
-			Name: repo.Name, Upstreams: repo.Upstreams, Signed: len(repo.Keyring) > 0, Unlisted: repo.Unlisted, Above: []string{}, Pins: s.Pins,
+			Name: repo.Name, Upstreams: repo.Upstreams, Signed: len(repo.Keyring) > 0, Unlisted: repo.Unlisted, Proxy: repo.Proxy, Above: []string{}, Pins: s.Pins,
 			FromDisk: s.FromStore, FromMirrors: s.FromParents + s.FromPeers, FromUpstreams: s.FromUpstreams, Mismatches: s.Mismatches,
 		}
 		if !here {

@@ -149,6 +149,12 @@ type RepoRequest struct {
 	Upstreams []string `json:"upstreams"`
 	Keyring   []byte   `json:"keyring,omitempty"`
 	Unlisted  bool     `json:"unlisted,omitempty"`
+	Proxy     string   `json:"proxy,omitempty"`
+}
+
+// Repo is the repository that the request describes.
+func (r RepoRequest) Repo(name string) swarm.Repo {
+	return swarm.Repo{Name: name, Upstreams: r.Upstreams, Keyring: r.Keyring, Unlisted: r.Unlisted, Proxy: r.Proxy}
 }
 
 func putRepo(q *request) (any, error) {
@@ -156,7 +162,7 @@ func putRepo(q *request) (any, error) {
 	if err := q.read(&b); err != nil {
 		return nil, err
 	}
-	return nil, q.desk.PutRepo(q.Context(), q.caller.Actor(), swarm.Repo{Name: q.PathValue("name"), Upstreams: b.Upstreams, Keyring: b.Keyring, Unlisted: b.Unlisted})
+	return nil, q.desk.PutRepo(q.Context(), q.caller.Actor(), b.Repo(q.PathValue("name")))
 }
 
 func dropRepo(q *request) (any, error) {

@@ -54,6 +54,8 @@ type Repo struct {
 	Keyring []byte
 	// PassUnlisted streams files through that no metadata names, without checking or keeping them. Else they are refused.
 	PassUnlisted bool
+	// Proxy, if set, is the URL of the HTTP proxy that leads to the upstreams. Other mirrors are asked without it.
+	Proxy string
 }
 
 // Options is what the mirror needs of the rest of the node.
@@ -76,8 +78,6 @@ type Options struct {
 	Install func(netip.Addr) string
 	// Served, if set, is called after each file that was given out whole. It must not block.
 	Served func(Served)
-	// Proxy, if set, is the HTTP proxy on the way to upstreams.
-	Proxy *url.URL
 	// PerUpstream bounds the requests to one upstream at once; 0 means 8.
 	PerUpstream int
 	// Rate bounds what one upstream is asked to send, in bytes per second; 0 means no bound.

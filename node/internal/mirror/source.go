@@ -301,6 +301,8 @@ func transport(proxy *url.URL, inner bool) *http.Transport {
 	}
 	if proxy != nil {
 		t.Proxy = http.ProxyURL(proxy)
+		// net/http would offer HTTP/2 to a proxy behind TLS as well, and then send it CONNECT in the words of HTTP/1.
+		t.ForceAttemptHTTP2 = proxy.Scheme == "http"
 	}
 	return t
 }
