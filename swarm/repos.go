@@ -14,6 +14,7 @@ type Repo struct {
 	Keyring   []byte   `json:"keyring,omitempty"`  // OpenPGP keys that may sign it; none: it is held to its own sums only
 	Unlisted  bool     `json:"unlisted,omitempty"` // files that no metadata names are passed on, unchecked and not kept
 	Proxy     string   `json:"proxy,omitempty"`    // URL of the HTTP proxy that leads to the upstreams, "" for none
+	Limit     Rate     `json:"limit,omitempty"`    // of what one node takes from the upstreams
 }
 
 // Bounds of the repositories. A keyring of Debian has some 60 KB.
@@ -42,12 +43,15 @@ func (o PutRepo) words() string {
 	if o.Repo.Proxy != "" {
 		text += ", through the proxy " + o.Repo.Proxy
 	}
+	if o.Repo.Limit != 0 {
+		text += ", " + o.Repo.Limit.String() + " at most"
+	}
 	return text
 }
 
 // since implements newer.
 func (o PutRepo) since() int {
-	if o.Repo.Proxy != "" {
+	if o.Repo.Proxy != "" || o.Repo.Limit != 0 {
 		return 2
 	}
 	return 1
@@ -84,6 +88,9 @@ func (r Repo) Check() error {
 	}
 	if why := badProxy(r.Proxy); why != "" {
 		return refuse(ErrInvalid, "proxy of repository %s: %s", r.Name, why)
+	}
+	if why := r.Limit.check(minRate); why != "" {
+		return refuse(ErrInvalid, "limit of repository %s: %s", r.Name, why)
 	}
 	return nil
 }
@@ -155,5 +162,5 @@ func (v View) Repos() []Repo { return list[Repo](v.txn, "repo", "id") }
 // Equal says whether nothing about a repository is different.
 func (r Repo) Equal(other Repo) bool {
 	return r.Name == other.Name && slices.Equal(r.Upstreams, other.Upstreams) && string(r.Keyring) == string(other.Keyring) && r.Unlisted == other.Unlisted &&
-		r.Proxy == other.Proxy
+		r.Proxy == other.Proxy && r.Limit == other.Limit
 }

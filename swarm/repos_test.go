@@ -12,7 +12,7 @@ func TestRepositoriesAreReplacedByNameAndDropped(t *testing.T) {
 	changed := h.s.Changed()
 	want := Repo{
 		Name: "debian", Upstreams: []string{"https://b.example/", "http://a.example/debian"}, Keyring: []byte("k2"), Unlisted: true,
-		Proxy: "https://proxy.example:3128",
+		Proxy: "https://proxy.example:3128", Limit: 20_000_000,
 	}
 	h.must(seedID, PutRepo{want})
 	select {
@@ -62,6 +62,9 @@ func TestRepositoriesThatMakeNoSenseAreRefused(t *testing.T) {
 		"proxy: no host":  {Name: "x", Upstreams: []string{good}, Proxy: "http://:3128"},
 		"proxy with path": {Name: "x", Upstreams: []string{good}, Proxy: "http://proxy.example:3128/x"},
 		"proxy, query":    {Name: "x", Upstreams: []string{good}, Proxy: "http://proxy.example:3128/?a=b"},
+		"negative limit":  {Name: "x", Upstreams: []string{good}, Limit: -1},
+		"limit too small": {Name: "x", Upstreams: []string{good}, Limit: minRate - 1},
+		"limit too large": {Name: "x", Upstreams: []string{good}, Limit: maxRate + 1},
 		"long proxy":      {Name: "x", Upstreams: []string{good}, Proxy: "http://" + strings.Repeat("x", maxURL)},
 	} {
 		t.Run(name, func(t *testing.T) { h.refused(seedID, PutRepo{r}, ErrInvalid) })
@@ -102,11 +105,15 @@ func TestRepositoriesOfBeforeAreReadAndUnderstoodByAll(t *testing.T) {
 	if again, err := c.Encode(); err != nil || string(again) != old {
 		t.Errorf("%s, %v", again, err)
 	}
-	proxied := plain
-	proxied.Proxy = "http://proxy.example:3128"
-	for want, r := range map[int]Repo{1: plain, 2: proxied} {
+	proxied, limited := plain, plain
+	proxied.Proxy, limited.Limit = "http://proxy.example:3128", minRate
+	for i, want := range []int{1, 2, 2} {
+		r := []Repo{plain, proxied, limited}[i]
 		if got := (Command{Op: PutRepo{r}}).Protocol(); got != want {
 			t.Errorf("%+v takes protocol %d, want %d", r, got, want)
+		}
+		if r.Equal(plain) != (i == 0) {
+			t.Errorf("%+v: the mirror would not notice", r)
 		}
 	}
 }

@@ -150,11 +150,12 @@ type RepoRequest struct {
 	Keyring   []byte   `json:"keyring,omitempty"`
 	Unlisted  bool     `json:"unlisted,omitempty"`
 	Proxy     string   `json:"proxy,omitempty"`
+	Limit     int64    `json:"limit,omitempty"` // bytes per second
 }
 
 // Repo is the repository that the request describes.
 func (r RepoRequest) Repo(name string) swarm.Repo {
-	return swarm.Repo{Name: name, Upstreams: r.Upstreams, Keyring: r.Keyring, Unlisted: r.Unlisted, Proxy: r.Proxy}
+	return swarm.Repo{Name: name, Upstreams: r.Upstreams, Keyring: r.Keyring, Unlisted: r.Unlisted, Proxy: r.Proxy, Limit: swarm.Rate(r.Limit)}
 }
 
 func putRepo(q *request) (any, error) {

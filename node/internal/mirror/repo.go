@@ -61,8 +61,9 @@ func (m *Mirror) newRepo(o Repo) (*repo, error) {
 	}
 	client := &http.Client{Transport: transport(proxy, true), CheckRedirect: noRedirect}
 	strange := &http.Client{Transport: transport(proxy, false), CheckRedirect: noRedirect}
+	pace := newBucket(float64(o.Rate), float64(o.Rate), m.o.Now)
 	for _, u := range o.Upstreams {
-		s, err := m.newSource(u, client, strange)
+		s, err := m.newSource(u, pace, client, strange)
 		if err != nil {
 			return nil, err
 		}
