@@ -64,7 +64,8 @@ var ops = map[string]operation{
 	"found": {Found{}, 1, byLeader}, "report-node": {ReportNode{}, 1, bySelf}, "leave-node": {LeaveNode{}, 1, bySelf},
 	"evict-node": {EvictNode{}, 1, byOperator}, "trust-node": {TrustNode{}, 1, byOperator},
 	"note-certificate": {NoteCertificate{}, 1, byLeader}, "set-voters": {SetVoters{}, 1, byOperator},
-	"rotate-keys": {RotateKeys{}, 1, byOperator}, "advance-keys": {AdvanceKeys{}, 1, byLeader},
+	"set-uplink-limit": {SetUplinkLimit{}, 2, byOperator},
+	"rotate-keys":      {RotateKeys{}, 1, byOperator}, "advance-keys": {AdvanceKeys{}, 1, byLeader},
 	"replace-ca": {ReplaceCA{}, 1, byLeader}, "advance-ca": {AdvanceCA{}, 1, byLeader},
 	"add-operator": {AddOperator{}, 1, byLeader}, "revoke-operator": {RevokeOperator{}, 1, byOperator},
 

@@ -57,3 +57,27 @@ func FuzzParseRate(f *testing.F) {
 		}
 	})
 }
+
+func TestLimitOfUplinksIsSetAndTakenAway(t *testing.T) {
+	h := founded(t)
+	limit := func() Rate { s, _ := h.s.View().Settings(); return s.UplinkLimit }
+	if limit() != 0 {
+		t.Errorf("a new swarm has a limit of %s", limit())
+	}
+	for _, want := range []Rate{20_000_000, MinUplinkLimit, maxRate} {
+		h.must(seedID, SetUplinkLimit{want})
+		for _, bad := range []Rate{-1, 1, MinUplinkLimit - 1, maxRate + 1} {
+			h.refused(seedID, SetUplinkLimit{bad}, ErrInvalid)
+		}
+		if limit() != want {
+			t.Errorf("%s, want %s", limit(), want)
+		}
+	}
+	h.must(seedID, SetUplinkLimit{})
+	if limit() != 0 {
+		t.Errorf("it is still %s", limit())
+	}
+	if got, want := (SetUplinkLimit{20_000_000}).words(), "set the limit of uplinks to 20MB/s"; got != want {
+		t.Errorf("the audit log says %q, want %q", got, want)
+	}
+}

@@ -41,6 +41,7 @@ func routes() map[string]route {
 		"DELETE /v1/repos/{name}":           {role: operate, look: repos, do: dropRepo},
 
 		"POST /v1/voters":                  {role: admin, look: members, do: voters},
+		"POST /v1/uplink-limit":            {role: admin, look: "offshoot swarm status", do: uplinkLimit},
 		"POST /v1/leave":                   {role: admin, look: members, do: func(q *request) (any, error) { return nil, q.desk.Leave(q.Context(), q.caller.Actor()) }},
 		"POST /v1/nodes/{node}/evict":      {role: admin, look: members, do: evict},
 		"POST /v1/nodes/{node}/trust":      {role: admin, look: members, do: trust},
@@ -286,6 +287,20 @@ type VotersRequest struct {
 
 func voters(q *request) (any, error) {
 	return decide(q, func(b VotersRequest) (swarm.Op, error) { return swarm.SetVoters{Voters: b.Voters}, nil })
+}
+
+// UplinkLimitRequest is the body of POST /v1/uplink-limit.
+type UplinkLimitRequest struct {
+	Limit *int64 `json:"limit"` // bytes per second, 0: none
+}
+
+func uplinkLimit(q *request) (any, error) {
+	return decide(q, func(b UplinkLimitRequest) (swarm.Op, error) {
+		if b.Limit == nil { // left out is a slip, not the wish for none
+			return nil, fmt.Errorf("%w: limit is missing; 0 is none", errBad)
+		}
+		return swarm.SetUplinkLimit{Limit: swarm.Rate(*b.Limit)}, nil
+	})
 }
 
 // EvictRequest is the body of POST /v1/nodes/{node}/evict.
