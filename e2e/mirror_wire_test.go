@@ -27,6 +27,7 @@ type archive struct {
 
 	mu    sync.Mutex
 	asked map[string]int
+	hosts map[string]int // that it was asked for as a proxy
 }
 
 const (
@@ -39,7 +40,7 @@ var archiveDeb = lab.Package{Name: "hello"}.Path()
 
 func newArchive(t *testing.T) *archive {
 	t.Helper()
-	a := &archive{files: map[string][]byte{}, asked: map[string]int{}}
+	a := &archive{files: map[string][]byte{}, asked: map[string]int{}, hosts: map[string]int{}}
 	if err := new(lab.Publisher).Publish(a.files, time.Now(), "", lab.NoisePackage("hello", 300_000)); err != nil {
 		t.Fatal(err)
 	}
@@ -51,6 +52,7 @@ func (a *archive) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	data, ok := a.files[name]
 	a.asked[name]++
+	a.hosts[r.URL.Host]++ // "" unless it is asked as a proxy
 	a.mu.Unlock()
 	if !ok {
 		http.NotFound(w, r)
@@ -63,6 +65,13 @@ func (a *archive) count(name string) int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.asked[name]
+}
+
+// through is how often it was asked as a proxy for a host.
+func (a *archive) through(host string) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.hosts[host]
 }
 
 // openOn serves the archive on a host until the test ends, or it is closed.
@@ -110,6 +119,10 @@ func TestPackagesCrossTheUplinkOnceAndOutliveIt(t *testing.T) {
 	if out, err := holder.Offshoot(ctx, "mirror", "add", "inhouse", "http://"+archiveAddress+"/", "--unsigned"); err != nil {
 		t.Fatal(err, out)
 	}
+	// No node can reach this one, or find its name: the archive is the proxy that leads to it.
+	if out, err := holder.Offshoot(ctx, "mirror", "add", "outside", "http://archive.invalid/", "--unsigned", "--limit", "50MB/s", "--proxy", "http://"+archiveAddress); err != nil {
+		t.Fatal(err, out)
+	}
 	direct := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -146,9 +159,25 @@ func TestPackagesCrossTheUplinkOnceAndOutliveIt(t *testing.T) {
 			}
 		}
 	}
-	awaitMirrors(ctx, t, trio.Machines)
+	for _, b := range trio.Machines { // every node hears of the repository by the ledger
+		for m := mirrorOf(ctx, t, b); len(m.Repos) < 2 || len(m.Problems) > 0; m = mirrorOf(ctx, t, b) {
+			select {
+			case <-ctx.Done():
+				t.Fatalf("%s does not mirror the repository", b.Host)
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}
 	install(holder)
 	install(others[0])
+	for _, path := range []string{archiveRelease, archiveList} {
+		if data, err := fetch(direct, door(others[0])+"/repo/outside/"+path); err != nil || !bytes.Equal(data, a.files[path]) {
+			t.Errorf("%s through the proxy: %d bytes, %v", path, len(data), err)
+		}
+	}
+	if n := a.through("archive.invalid"); n < 2 {
+		t.Errorf("the proxy was asked %d times", n)
+	}
 	if n := a.count(archiveDeb); n != 1 {
 		t.Errorf("the package crossed the uplink %d times", n)
 	}

@@ -63,7 +63,10 @@ func (r *repos) open(all []swarm.Repo) {
 		Served: r.served,
 	}
 	for _, repo := range all {
-		o.Repos = append(o.Repos, mirror.Repo{Name: repo.Name, Upstreams: repo.Upstreams, Keyring: repo.Keyring, PassUnlisted: repo.Unlisted})
+		o.Repos = append(o.Repos, mirror.Repo{
+			Name: repo.Name, Upstreams: repo.Upstreams, Keyring: repo.Keyring, PassUnlisted: repo.Unlisted, Proxy: repo.Proxy,
+			Rate: int64(repo.Limit),
+		})
 	}
 	m, err := mirror.New(o)
 	if err != nil {
@@ -210,7 +213,7 @@ func (r *repos) picture() status.Mirror {
 	for _, repo := range r.replica.state.View().Repos() {
 		s, here := known[repo.Name]
 		line := status.Repo{
-			Name: repo.Name, Upstreams: repo.Upstreams, Signed: len(repo.Keyring) > 0, Unlisted: repo.Unlisted, Above: []string{}, Pins: s.Pins,
+			Name: repo.Name, Upstreams: repo.Upstreams, Signed: len(repo.Keyring) > 0, Unlisted: repo.Unlisted, Proxy: repo.Proxy, Limit: int64(repo.Limit), Above: []string{}, Pins: s.Pins,
 			FromDisk: s.FromStore, FromMirrors: s.FromParents + s.FromPeers, FromUpstreams: s.FromUpstreams, Mismatches: s.Mismatches,
 		}
 		if !here {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -89,6 +90,16 @@ func TestMirrorFollowsTheLedger(t *testing.T) {
 		t.Errorf("what is not the mirror's: %d", code)
 	}
 	if p := r.picture(); len(p.Repos) != 1 || p.Repos[0].Name != "x" || p.Repos[0].Signed || p.Repos[0].FromUpstreams == 0 || len(p.Problems) != 0 {
+		t.Errorf("%+v", p)
+	}
+	hidden := swarm.Repo{Name: "x", Upstreams: []string{"http://127.0.0.1:1"}, Unlisted: true, Proxy: upstream.URL} // where nobody listens
+	if err := l.decide(ctx, swarm.PutRepo{Repo: hidden}); !errors.Is(err, errTooNew) {
+		t.Errorf("a node that has not said what it understands would have to read of a proxy: %v", err)
+	}
+	l.must(swarm.ReportNode{Address: "192.168.42.1:7400", Protocol: swarm.Protocol})
+	l.must(swarm.PutRepo{Repo: hidden})
+	until("the file comes through the proxy", func() bool { return get("/repo/x/file") == http.StatusOK })
+	if p := r.picture(); len(p.Repos) != 1 || p.Repos[0].Proxy != upstream.URL {
 		t.Errorf("%+v", p)
 	}
 	l.must(swarm.DropRepo{Name: "x"})

@@ -50,6 +50,7 @@ type services struct {
 	*core
 	client  *peer.Client
 	share   *share.Torrent
+	uplink  *share.Uplink
 	freight *freight
 	ground  *ground
 	leaver  *leaver
@@ -127,6 +128,7 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 		return s.identity.Dial(ctx, identity.ProtoPeer, addr, "")
 	})
 	s.freight = newFreight(func(peer string) place { return placeOf(s.state.View(), s.memory.Node, peer) })
+	s.uplink = share.NewUplink(s.uplinkLimit)
 	if s.share, err = s.sharing(mux.Listener(identity.ProtoShare)); err != nil {
 		return nil, nil, errors.Join(err, l.Close())
 	}
@@ -153,7 +155,7 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 	if s.taker != nil {
 		s.taker.replica = s.replica
 	}
-	peers := peer.NewServer(peer.Handler(s.service, s.caller, s.share.Handler()), 0)
+	peers := peer.NewServer(peer.Handler(s.service, s.caller, s.uplink.Handler(s.share.Handler(), s.asksFromAfar)), 0)
 	joiners := peer.NewServer(peer.JoinHandler(s.service.redeem, s.service.admit, identity.MaxRedeemRequest), joinTime)
 	socket, operators := api.Handler(&desk{s}, api.Local), api.Handler(&desk{s}, s.operator)
 	stages := [][]task.Task{

@@ -17,26 +17,24 @@ import (
 func (s *services) sharing(l net.Listener) (*share.Torrent, error) {
 	return share.NewTorrent(share.TorrentOptions{
 		HTTP: share.Options{
-			Store: s.store, Client: func(string) *http.Client { return s.client.HTTP() }, Logger: s.node.log.With("part", "share"),
+			Store: s.store, Client: s.fetcher, Logger: s.node.log.With("part", "share"),
 			Peers: func(share.Digest) (out []string) {
 				for _, n := range s.holders() {
 					out = append(out, baseURL(n))
 				}
 				return out
 			},
-			Caller: func(r *http.Request) string {
-				if r.TLS == nil {
-					return ""
-				}
-				id, _ := s.caller(*r.TLS) // whoever has no name was refused in the handshake
-				return string(id)
-			},
-			Moved: s.freight.moved,
+			Caller: s.asking,
+			Moved:  s.freight.moved,
 		},
-		Listener: near{l, s.state.View, s.memory.Node},
+		Listener: metered{near{l, s.state.View, s.memory.Node}, func(c net.Conn) net.Conn { return s.metered(c, memberAt(c)) }},
 		Caller:   memberAt,
 		Dial: func(ctx context.Context, p share.Peer) (net.Conn, error) {
-			return s.identity.Dial(ctx, identity.ProtoShare, p.Addr, swarm.NodeID(p.ID))
+			conn, err := s.identity.Dial(ctx, identity.ProtoShare, p.Addr, swarm.NodeID(p.ID))
+			if err != nil {
+				return nil, err
+			}
+			return s.metered(conn, p.ID), nil
 		},
 		Peers: func(share.Digest) (out []share.Peer) {
 			view := s.state.View()
@@ -56,6 +54,55 @@ func (s *services) sharing(l net.Listener) (*share.Torrent, error) {
 			return partOf(own, s.holders())
 		},
 	})
+}
+
+// uplinkLimit is what the swarm has decided, in bytes per second.
+func (s *services) uplinkLimit() int64 {
+	settings, _ := s.state.View().Settings()
+	return int64(settings.UplinkLimit)
+}
+
+// isFar says whether what goes to and from a peer crosses an uplink, as the counters of freight see it.
+func (s *services) isFar(peer string) bool {
+	return placeOf(s.state.View(), s.memory.Node, peer) == far
+}
+
+// metered holds a connection to the limit of uplinks.
+func (s *services) metered(c net.Conn, peer string) net.Conn {
+	return s.uplink.Conn(c, func() bool { return s.isFar(peer) })
+}
+
+// fetcher is the client for whole artifacts of a node. What nodes have to say to each other on the same connections is not bounded.
+func (s *services) fetcher(base string) *http.Client {
+	c := *s.client.HTTP()
+	c.Transport = s.uplink.RoundTripper(c.Transport, func() bool { return s.isFar(base) })
+	return &c
+}
+
+// asking names the member that asks for an artifact.
+func (s *services) asking(r *http.Request) string {
+	if r.TLS == nil {
+		return ""
+	}
+	id, _ := s.caller(*r.TLS) // whoever has no name was refused in the handshake
+	return string(id)
+}
+
+func (s *services) asksFromAfar(r *http.Request) bool { return s.isFar(s.asking(r)) }
+
+// metered wraps what a listener accepts.
+type metered struct {
+	net.Listener
+	wrap func(net.Conn) net.Conn
+}
+
+// Accept implements net.Listener.
+func (l metered) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return l.wrap(conn), nil
 }
 
 // memberAt names who is at the other end of a connection that the mux has let in.

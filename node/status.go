@@ -38,6 +38,7 @@ func (p *picture) Status(context.Context) status.Status {
 	view := p.state.View()
 	settings, _ := view.Settings()
 	s := status.Status{Swarm: settings.Swarm, Pin: settings.Pin, Version: p.version, Time: time.Now(), Problems: []status.Problem{}}
+	s.Settings = status.Settings{Voters: settings.Voters, UplinkLimit: int64(settings.UplinkLimit)}
 	names := namesOf(view)
 	s.Asked = names[p.self()]
 	leader, _, hasLeader := p.ledger.Leader()

@@ -160,12 +160,34 @@ func (t *taker) enroll(r identity.RedeemResponse) error {
 	return m.save(t.dir)
 }
 
-// ForgetTicket removes the join file. The certificate has replaced it.
+// ForgetTicket removes the join file. The certificate has replaced it. Its bytes go first: what is only removed stays on the disk until
+// its room is needed.
 func (t *taker) ForgetTicket(context.Context) error {
-	if err := os.Remove(joinPath(t.dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	path := joinPath(t.dir)
+	err := blank(path)
+	if err == nil {
+		err = os.Remove(path)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("forget the ticket: %w", err)
 	}
 	return nil
+}
+
+// blank overwrites a file in its place. A file system that never writes to the same place twice keeps the former bytes all the same.
+func blank(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err == nil {
+		_, err = f.WriteAt(make([]byte, info.Size()), 0)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
 }
 
 // JoinLedger waits until the leader has made this node a member and the state has arrived.

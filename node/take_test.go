@@ -359,3 +359,27 @@ func TestTicketIsForgottenFromTheDisk(t *testing.T) {
 		t.Errorf("half a join file: %v", err)
 	}
 }
+
+// TestForgottenTicketIsNotLeftInTheFile: what has the file open still, as the disk does, finds nothing in it.
+func TestForgottenTicketIsNotLeftInTheFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.WriteFile(joinPath(dir), []byte(`{"ticket":"secretword"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(joinPath(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	k := &taker{dir: dir}
+	for range 2 { // a step may run again
+		if err := k.ForgetTicket(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left, err := io.ReadAll(f)
+	if err != nil || len(left) == 0 || len(bytes.Trim(left, "\x00")) > 0 {
+		t.Errorf("%q is left, %v", left, err)
+	}
+}

@@ -13,7 +13,7 @@ import (
 
 // Protocol is what this offshoot speaks: it understands every command up to this number. A node proposes only what all
 // others understand: see Command.Protocol and View.Protocol.
-const Protocol = 1
+const Protocol = 2
 
 // commandVersion is written into every command; a node that meets a higher one stops loudly instead of guessing.
 const commandVersion = 1
@@ -35,7 +35,17 @@ type Command struct {
 }
 
 // Protocol is the least that a node must speak to understand the command; 0 if the operation is none of this package.
-func (c Command) Protocol() int { return ops[opName(c.Op)].since }
+func (c Command) Protocol() int {
+	since := ops[opName(c.Op)].since
+	if o, ok := c.Op.(newer); ok {
+		since = max(since, o.since())
+	}
+	return since
+}
+
+// newer is an operation that has got fields since: which protocol it takes depends on what it says. An older node would refuse
+// a field that it does not know, and stop.
+type newer interface{ since() int }
 
 // Op is what a command does. The implementations are the exported structs of this package; their names on the wire are
 // in the table below.
@@ -54,7 +64,8 @@ var ops = map[string]operation{
 	"found": {Found{}, 1, byLeader}, "report-node": {ReportNode{}, 1, bySelf}, "leave-node": {LeaveNode{}, 1, bySelf},
 	"evict-node": {EvictNode{}, 1, byOperator}, "trust-node": {TrustNode{}, 1, byOperator},
 	"note-certificate": {NoteCertificate{}, 1, byLeader}, "set-voters": {SetVoters{}, 1, byOperator},
-	"rotate-keys": {RotateKeys{}, 1, byOperator}, "advance-keys": {AdvanceKeys{}, 1, byLeader},
+	"set-uplink-limit": {SetUplinkLimit{}, 2, byOperator},
+	"rotate-keys":      {RotateKeys{}, 1, byOperator}, "advance-keys": {AdvanceKeys{}, 1, byLeader},
 	"replace-ca": {ReplaceCA{}, 1, byLeader}, "advance-ca": {AdvanceCA{}, 1, byLeader},
 	"add-operator": {AddOperator{}, 1, byLeader}, "revoke-operator": {RevokeOperator{}, 1, byOperator},
 

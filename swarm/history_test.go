@@ -94,6 +94,7 @@ func (a *author) op(v View) Op {
 		func() Op { return AddOperator{Name: a.name(), Role: RoleView, Serial: a.name(), NotAfter: a.later()} },
 		func() Op { return RevokeOperator{Name: a.name()} },
 		func() Op { return SetVoters{Voters: a.IntN(6)} },
+		func() Op { return SetUplinkLimit{Rate(a.IntN(3)) * MinUplinkLimit} },
 		func() Op { return Note{Kind: "k", Text: "t"} },
 		func() Op {
 			return PutRepo{Repo{Name: "repo-" + a.pick("a", "b"), Upstreams: []string{"http://u.example/"}}}

@@ -215,6 +215,27 @@ func (o SetVoters) apply(c *change) (any, error) {
 	return nil, nil
 }
 
+// SetUplinkLimit changes what each node moves to nodes of other segments, and from them, at most; 0 is no limit.
+type SetUplinkLimit struct {
+	Limit Rate `json:"limit"`
+}
+
+// MinUplinkLimit is the least that the limit can be. Below it, tens of peers that share it wait so long for their turn that they
+// are given up as silent.
+const MinUplinkLimit Rate = 100_000
+
+func (o SetUplinkLimit) words() string { return "set the limit of uplinks to " + o.Limit.String() }
+
+func (o SetUplinkLimit) apply(c *change) (any, error) {
+	s, ok := c.view().Settings()
+	if why := o.Limit.check(MinUplinkLimit); !ok || why != "" {
+		return nil, refuse(ErrInvalid, "limit of uplinks: %s", why)
+	}
+	s.UplinkLimit = o.Limit
+	c.put("settings", &s)
+	return nil, nil
+}
+
 // OpenSegment asks for a new segment on a port of the proposer that nobody serves. The value is the Segment.
 type OpenSegment struct {
 	Port MAC `json:"port"`

@@ -13,6 +13,8 @@ type Repo struct {
 	Upstreams []string `json:"upstreams"`          // base URLs, asked in this order
 	Keyring   []byte   `json:"keyring,omitempty"`  // OpenPGP keys that may sign it; none: it is held to its own sums only
 	Unlisted  bool     `json:"unlisted,omitempty"` // files that no metadata names are passed on, unchecked and not kept
+	Proxy     string   `json:"proxy,omitempty"`    // URL of the HTTP proxy that leads to the upstreams, "" for none
+	Limit     Rate     `json:"limit,omitempty"`    // of what one node takes from the upstreams
 }
 
 // Bounds of the repositories. A keyring of Debian has some 60 KB.
@@ -37,7 +39,22 @@ func (o PutRepo) words() string {
 	if err := o.Repo.Check(); err != nil { // perhaps a password is in it
 		return "mirror a repository"
 	}
-	return fmt.Sprintf("mirror repository %s of %s, %s", o.Repo.Name, strings.Join(o.Repo.Upstreams, " "), vouched)
+	text := fmt.Sprintf("mirror repository %s of %s, %s", o.Repo.Name, strings.Join(o.Repo.Upstreams, " "), vouched)
+	if o.Repo.Proxy != "" {
+		text += ", through the proxy " + o.Repo.Proxy
+	}
+	if o.Repo.Limit != 0 {
+		text += ", " + o.Repo.Limit.String() + " at most"
+	}
+	return text
+}
+
+// since implements newer.
+func (o PutRepo) since() int {
+	if o.Repo.Proxy != "" || o.Repo.Limit != 0 {
+		return 2
+	}
+	return 1
 }
 
 func (o PutRepo) apply(c *change) (any, error) {
@@ -69,6 +86,12 @@ func (r Repo) Check() error {
 			return refuse(ErrInvalid, "upstream of repository %s: %s", r.Name, why)
 		}
 	}
+	if why := badProxy(r.Proxy); why != "" {
+		return refuse(ErrInvalid, "proxy of repository %s: %s", r.Name, why)
+	}
+	if why := r.Limit.check(minRate); why != "" {
+		return refuse(ErrInvalid, "limit of repository %s: %s", r.Name, why)
+	}
 	return nil
 }
 
@@ -76,7 +99,7 @@ func (r Repo) Check() error {
 func badUpstream(text string) string {
 	u, err := url.Parse(text)
 	switch {
-	case err != nil || len(text) > maxURL || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+	case err != nil || !webURL(text, u):
 		return fmt.Sprintf("it is no URL as in http://host/path, at most %d bytes long", maxURL)
 	case u.User != nil:
 		return "it has a user name or password in it, which everybody could read here"
@@ -84,6 +107,27 @@ func badUpstream(text string) string {
 		return "it has a query or a fragment: want the folder below which the repository lies"
 	}
 	return ""
+}
+
+// badProxy says what is wrong with a proxy's URL, "" if nothing is, or if there is none. It does not repeat it either.
+func badProxy(text string) string {
+	if text == "" {
+		return ""
+	}
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || !webURL(text, u) || u.Hostname() == "":
+		return fmt.Sprintf("it is no URL as in http://host:3128, at most %d bytes long", maxURL)
+	case u.User != nil:
+		return "it has a user name or password in it, which everybody could read here: let the proxy know the nodes by their addresses"
+	case u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "":
+		return "it has a path, a query or a fragment: want host and port only"
+	}
+	return ""
+}
+
+func webURL(text string, u *url.URL) bool {
+	return len(text) <= maxURL && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
 }
 
 func repoName(name string) bool {
@@ -117,5 +161,6 @@ func (v View) Repos() []Repo { return list[Repo](v.txn, "repo", "id") }
 
 // Equal says whether nothing about a repository is different.
 func (r Repo) Equal(other Repo) bool {
-	return r.Name == other.Name && slices.Equal(r.Upstreams, other.Upstreams) && string(r.Keyring) == string(other.Keyring) && r.Unlisted == other.Unlisted
+	return r.Name == other.Name && slices.Equal(r.Upstreams, other.Upstreams) && string(r.Keyring) == string(other.Keyring) && r.Unlisted == other.Unlisted &&
+		r.Proxy == other.Proxy && r.Limit == other.Limit
 }

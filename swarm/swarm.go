@@ -23,6 +23,7 @@ type Settings struct {
 	Expand      bool         `json:"expand"`       // nodes open segments on ports that nobody serves
 	Profile     string       `json:"profile"`      // what unknown machines get
 	Founded     time.Time    `json:"founded"`
+	UplinkLimit Rate         `json:"uplink_limit,omitempty"` // of what a node moves to and from nodes of other segments, each way
 
 	GossipKeys    []string `json:"gossip_keys"` // AES-256, as identity.Key encodes them; the first encrypts, all decrypt. Never shown.
 	KeyGeneration uint64   `json:"key_generation,omitempty"`

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"offshoot/node"
+	"offshoot/swarm"
 )
 
 func newMirror(s *settings) *cobra.Command {
@@ -39,7 +40,8 @@ of other nodes, and bytes that crossed the uplink.`,
 
 func newMirrorAdd(s *settings) *cobra.Command {
 	var (
-		keyring            string
+		keyring, proxy     string
+		limit              string
 		unsigned, unlisted bool
 	)
 	c := &cobra.Command{
@@ -54,11 +56,18 @@ node above, at the top from the first URL that answers. Nothing is passed on as 
 lists do not name, with this digest.
 
 --keyring takes OpenPGP keys, armored or not. Without a signature, say --unsigned: then the repository is held to its own
-sums only, and whoever can change it on its way can change it here.`,
+sums only, and whoever can change it on its way can change it here.
+
+--proxy names an HTTP proxy (http:// or https://, host and port) that leads to the URLs. Other nodes are asked without it. It
+may have no password: every node could read it.
+
+--limit bounds what a node takes from the URLs, all of them together, per second: 20MB/s, 500kB/s, 100Mbit/s. What is here already
+is served as fast as ever.`,
 		Example: "  offshoot mirror add debian http://deb.example.net/debian --keyring /usr/share/keyrings/debian-archive-keyring.gpg\n" +
-			"  offshoot mirror add inhouse http://repo.example.net/deb --unsigned",
+			"  offshoot mirror add inhouse http://repo.example.net/deb --unsigned\n" +
+			"  offshoot mirror add debian https://deb.example.net/debian --keyring keys.gpg --proxy http://proxy.example.net:3128",
 		RunE: func(c *cobra.Command, args []string) error {
-			r := node.RepoRequest{Upstreams: args[1:], Unlisted: unlisted}
+			r := node.RepoRequest{Upstreams: args[1:], Unlisted: unlisted, Proxy: proxy}
 			switch {
 			case keyring == "" && !unsigned:
 				return usage("whose signature is to be believed? --keyring FILE; or --unsigned, if nobody signs it")
@@ -73,6 +82,16 @@ sums only, and whoever can change it on its way can change it here.`,
 					return usage("--keyring %s: the file is empty", keyring)
 				}
 			}
+			if limit != "" {
+				rate, err := swarm.ParseRate(limit)
+				if err != nil {
+					return usage("--limit %w", err)
+				}
+				r.Limit = int64(rate)
+			}
+			if err := r.Repo(args[0]).Check(); err != nil { // before it leaves this terminal: perhaps a password is in it
+				return usage("%w", err)
+			}
 			return s.asking(func(ctx context.Context, n *node.Client, args []string) error {
 				if err := n.PutRepo(ctx, args[0], r); err != nil {
 					return err
@@ -83,6 +102,8 @@ sums only, and whoever can change it on its way can change it here.`,
 		},
 	}
 	c.Flags().StringVar(&keyring, "keyring", "", "file with the OpenPGP keys that may sign it")
+	c.Flags().StringVar(&proxy, "proxy", "", "URL of the HTTP proxy that leads to the upstreams")
+	c.Flags().StringVar(&limit, "limit", "", "how much a node takes from the upstreams per second: 20MB/s, 100Mbit/s (none unless told)")
 	c.Flags().BoolVar(&unsigned, "unsigned", false, "nobody signs it")
 	c.Flags().BoolVar(&unlisted, "pass-unlisted", false, "also pass on files that no metadata names, unchecked and without keeping them")
 	return c

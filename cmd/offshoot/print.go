@@ -58,6 +58,11 @@ func printStatus(w io.Writer, s status.Status) error {
 			return err
 		}
 	}
+	if s.Settings.UplinkLimit != 0 {
+		if _, err := fmt.Fprintln(w, limitLine(s.Settings.UplinkLimit)); err != nil {
+			return err
+		}
+	}
 	var fetches []status.Fetch
 	for _, a := range s.Artifacts {
 		if a.Fetch != nil {
@@ -101,6 +106,14 @@ func caChange(c status.CAChange) string {
 		text += "; missing: " + plain(strings.Join(c.Missing, ", "))
 	}
 	return text
+}
+
+// limitLine says how fast nodes of different segments exchange artifacts.
+func limitLine(limit int64) string {
+	if limit == 0 {
+		return "nodes of different segments exchange artifacts as fast as they can"
+	}
+	return fmt.Sprintf("each node exchanges artifacts with nodes of other segments at %s at most, each way", swarm.Rate(limit))
 }
 
 // dutyOf says who serves a segment, in one cell.

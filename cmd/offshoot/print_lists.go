@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"offshoot/node/status"
+	"offshoot/swarm"
 )
 
 // moment is a point in time as people read it, in their zone.
@@ -130,9 +131,9 @@ func printMirror(w io.Writer, m status.Mirror) error {
 		if !r.Signed {
 			vouched = "unsigned"
 		}
-		rows = append(rows, []string{r.Name, vouched, megabytes(r.FromDisk), megabytes(r.FromMirrors), megabytes(r.FromUpstreams), fmt.Sprint(r.Pins), strings.Join(from, ",")})
+		rows = append(rows, []string{r.Name, vouched, megabytes(r.FromDisk), megabytes(r.FromMirrors), megabytes(r.FromUpstreams), fmt.Sprint(r.Pins), swarm.Rate(r.Limit).String(), r.Proxy, strings.Join(from, ",")})
 	}
-	if err := table(w, "REPO SIGNED FROM-DISK FROM-NODES FROM-UPSTREAM PINS ASKS", rows); err != nil {
+	if err := table(w, "REPO SIGNED FROM-DISK FROM-NODES FROM-UPSTREAM PINS LIMIT PROXY ASKS", rows); err != nil {
 		return err
 	}
 	if len(m.Sets) > 0 {

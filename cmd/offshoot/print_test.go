@@ -86,6 +86,19 @@ func TestStatusSaysHowFarANewCAHasCome(t *testing.T) {
 	}
 }
 
+func TestStatusSaysTheLimitOfUplinks(t *testing.T) {
+	t.Parallel()
+	const want = "\neach node exchanges artifacts with nodes of other segments at 20MB/s at most, each way\n\n"
+	for limit, says := range map[int64]bool{20_000_000: true, 0: false} {
+		got := printed(t, func(w io.Writer) error {
+			return printStatus(w, status.Status{Settings: status.Settings{UplinkLimit: limit}})
+		})
+		if strings.Contains(got, want) != says {
+			t.Errorf("%d: %s", limit, got)
+		}
+	}
+}
+
 func TestStatusSaysThatNobodyLeads(t *testing.T) {
 	t.Parallel()
 	got := printed(t, func(w io.Writer) error {

@@ -13,6 +13,7 @@ import (
 
 	"offshoot/node"
 	"offshoot/node/status"
+	"offshoot/swarm"
 )
 
 func newSwarm(s *settings) *cobra.Command {
@@ -34,6 +35,26 @@ by themselves as far as there are any; an even number is refused, since it only 
 			})(c, args)
 		},
 	}
+	uplinks := &cobra.Command{
+		Use: "uplink-limit RATE|none", Short: "Change how fast nodes exchange artifacts with nodes of other segments", Args: exactly("RATE"),
+		Example: "  offshoot swarm set uplink-limit 20MB/s\n  offshoot swarm set uplink-limit none",
+		Long: `The limit is for each node and each way: what it sends to nodes of other segments per second, in pieces and by HTTP, and what it
+takes from them. Nodes of one segment exchange as fast as they can, machines that boot are served so, and decisions of the
+swarm are not slowed. It holds within a second, also for what is under way. 20MB/s, 500kB/s, 100Mbit/s; none is no limit.`,
+		RunE: func(c *cobra.Command, args []string) error {
+			limit, err := uplinkLimit(args[0])
+			if err != nil {
+				return usage("%w", err)
+			}
+			return s.asking(func(ctx context.Context, client *node.Client, _ []string) error {
+				if err := client.SetUplinkLimit(ctx, int64(limit)); err != nil {
+					return err
+				}
+				say("uplinks   " + limitLine(int64(limit)))
+				return nil
+			})(c, args)
+		},
+	}
 	rotate := &cobra.Command{
 		Use: "rotate-keys", Short: "Change the key that gossip is encrypted with", Args: exactly(), Example: "  offshoot swarm rotate-keys",
 		Long: `rotate-keys begins to change the gossip key, in three steps that leave no gap: everybody learns the new key, everybody uses
@@ -48,7 +69,7 @@ node does this by itself.`,
 		}),
 	}
 	return group("swarm", "The swarm as a whole", newStatus(s), newMembers(s), newLeave(s), newEvict(s), newTrust(s),
-		group("set", "Settings of the swarm", voters, newSetStore(s)), rotate, newAudit(s), newSnapshot(s), newRecover(s))
+		group("set", "Settings of the swarm", voters, uplinks, newSetStore(s)), rotate, newAudit(s), newSnapshot(s), newRecover(s))
 }
 
 func newSetStore(s *settings) *cobra.Command {
@@ -91,6 +112,21 @@ func parseSize(text string) (int64, error) {
 		return 0, usage("a size of %q: want a number with M, G or T, as in 200G; 0 is no bound of its own", text)
 	}
 	return int64(size * factor), nil
+}
+
+// uplinkLimit reads a rate, or none.
+func uplinkLimit(text string) (swarm.Rate, error) {
+	if text == "none" {
+		return 0, nil
+	}
+	limit, err := swarm.ParseRate(text)
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("%w; or none", err)
+	case limit < swarm.MinUplinkLimit:
+		return 0, fmt.Errorf("%q: want %s at least; or none", text, swarm.MinUplinkLimit)
+	}
+	return limit, nil
 }
 
 func newMembers(s *settings) *cobra.Command {

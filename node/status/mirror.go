@@ -36,6 +36,8 @@ type Repo struct {
 	Above     []string    `json:"above"`  // mirrors of other nodes that are asked instead
 	Signed    bool        `json:"signed"` // a keyring vouches for it; else it is held to its own sums only
 	Unlisted  bool        `json:"unlisted,omitempty"`
+	Proxy     string      `json:"proxy,omitempty"` // on the way to the upstreams, for whoever asks them
+	Limit     int64       `json:"limit,omitempty"` // bytes per second that a node takes from the upstreams; 0: no limit
 	States    []RepoState `json:"states,omitempty"`
 	Pins      int         `json:"pins"` // clients and installations that are held to one state
 

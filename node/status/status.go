@@ -16,6 +16,7 @@ type Status struct {
 	Leader   string    `json:"leader"` // name of the node that leads the ledger, empty: none known
 	Quorum   bool      `json:"quorum"` // decisions can be written down
 	Problems []Problem `json:"problems"`
+	Settings Settings  `json:"settings"`
 	CA       *CAChange `json:"ca,omitempty"` // while the swarm's CA is being replaced
 	Exchange Exchange  `json:"exchange"`
 	Nodes    []Node    `json:"nodes"`
@@ -29,6 +30,12 @@ type Status struct {
 type Problem struct {
 	What string `json:"what"`
 	Next string `json:"next"`
+}
+
+// Settings are those of the swarm that an operator can change.
+type Settings struct {
+	Voters      int   `json:"voters"`       // how many nodes at most vote
+	UplinkLimit int64 `json:"uplink_limit"` // bytes per second that a node exchanges with nodes of other segments, each way; 0: no limit
 }
 
 // CAChange is how far the replacement of the swarm's CA has come. It ends when every node has a certificate of the new one.

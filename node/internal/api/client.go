@@ -210,6 +210,11 @@ func (c *Client) SetVoters(ctx context.Context, n int) error {
 	return c.call(ctx, "POST", "/v1/voters", VotersRequest{n}, nil)
 }
 
+// SetUplinkLimit changes what each node moves to and from nodes of other segments at most, in bytes per second; 0 is no limit.
+func (c *Client) SetUplinkLimit(ctx context.Context, limit int64) error {
+	return c.call(ctx, "POST", "/v1/uplink-limit", UplinkLimitRequest{&limit}, nil)
+}
+
 // Evict puts a node out for good. A refusal for its risks matches status.ErrUnsafe; force in the request accepts them. The pin is
 // that of the new CA, if one was asked for.
 func (c *Client) Evict(ctx context.Context, id string, r EvictRequest) (pin string, err error) {

@@ -48,6 +48,7 @@ func routes() map[string]route {
 
 		"POST /v1/voters":                  {role: admin, look: members, do: voters},
 		"POST /v1/store":                   {role: admin, look: artifacts, do: setStore},
+		"POST /v1/uplink-limit":            {role: admin, look: "offshoot swarm status", do: uplinkLimit},
 		"POST /v1/leave":                   {role: admin, look: members, do: func(q *request) (any, error) { return nil, q.desk.Leave(q.Context(), q.caller.Actor()) }},
 		"POST /v1/nodes/{node}/evict":      {role: admin, look: members, do: evict},
 		"POST /v1/nodes/{node}/trust":      {role: admin, look: members, do: trust},
@@ -156,6 +157,13 @@ type RepoRequest struct {
 	Upstreams []string `json:"upstreams"`
 	Keyring   []byte   `json:"keyring,omitempty"`
 	Unlisted  bool     `json:"unlisted,omitempty"`
+	Proxy     string   `json:"proxy,omitempty"`
+	Limit     int64    `json:"limit,omitempty"` // bytes per second
+}
+
+// Repo is the repository that the request describes.
+func (r RepoRequest) Repo(name string) swarm.Repo {
+	return swarm.Repo{Name: name, Upstreams: r.Upstreams, Keyring: r.Keyring, Unlisted: r.Unlisted, Proxy: r.Proxy, Limit: swarm.Rate(r.Limit)}
 }
 
 func putRepo(q *request) (any, error) {
@@ -163,7 +171,7 @@ func putRepo(q *request) (any, error) {
 	if err := q.read(&b); err != nil {
 		return nil, err
 	}
-	return nil, q.desk.PutRepo(q.Context(), q.caller.Actor(), swarm.Repo{Name: q.PathValue("name"), Upstreams: b.Upstreams, Keyring: b.Keyring, Unlisted: b.Unlisted})
+	return nil, q.desk.PutRepo(q.Context(), q.caller.Actor(), b.Repo(q.PathValue("name")))
 }
 
 // minDigest is how much of a digest names an artifact, if no other begins alike.
@@ -343,6 +351,20 @@ type VotersRequest struct {
 
 func voters(q *request) (any, error) {
 	return decide(q, func(b VotersRequest) (swarm.Op, error) { return swarm.SetVoters{Voters: b.Voters}, nil })
+}
+
+// UplinkLimitRequest is the body of POST /v1/uplink-limit.
+type UplinkLimitRequest struct {
+	Limit *int64 `json:"limit"` // bytes per second, 0: none
+}
+
+func uplinkLimit(q *request) (any, error) {
+	return decide(q, func(b UplinkLimitRequest) (swarm.Op, error) {
+		if b.Limit == nil { // left out is a slip, not the wish for none
+			return nil, fmt.Errorf("%w: limit is missing; 0 is none", errBad)
+		}
+		return swarm.SetUplinkLimit{Limit: swarm.Rate(*b.Limit)}, nil
+	})
 }
 
 // EvictRequest is the body of POST /v1/nodes/{node}/evict.

@@ -1,9 +1,12 @@
 package mirror
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -116,13 +119,67 @@ func TestFilesOnTheirWayAreBounded(t *testing.T) {
 }
 
 func TestRateIsKept(t *testing.T) {
-	h, u, _ := scene(t, []pkg{big}, func(o *Options, _ *limits) { o.Rate, o.Now = 4<<20, time.Now })
+	h, u, _ := scene(t, []pkg{big}, func(o *Options, _ *limits) { o.Repos[0].Rate, o.Now = 4<<20, time.Now })
 	h.learn(u)
 	h.repos[0].upstreams[0].pace.have = 0
 	begin := time.Now()
 	h.want(big.path(), big.data)
 	if d := time.Since(begin); d < 200*time.Millisecond {
 		t.Errorf("1 MiB took %v at 4 MiB/s", d)
+	}
+}
+
+// TestLimitIsOfTheRepositoryAndNotOfItsClients: all upstreams take from one bucket, each step is paid for, and what is here is
+// served though nothing has been paid for years.
+func TestLimitIsOfTheRepositoryAndNotOfItsClients(t *testing.T) {
+	key := newSigner(t)
+	files := map[string][]byte{}
+	debian(t, files, key, epoch, "", small, big)
+	first, second := newUpstream(t, maps.Clone(files)), newUpstream(t, maps.Clone(files))
+	repo := Repo{Upstreams: []string{first.URL, second.URL}, Keyring: key.ring, Rate: 1 << 30}
+	h := newHouse(t, repo)
+	h.learn(second)
+	first.change(func(f map[string][]byte) { delete(f, big.path()) })
+	up := h.repos[0].upstreams
+	up[0].pace.fill() // from here on its clock stands, so that nothing is paid back
+	before := up[0].pace.have
+	h.want(big.path(), big.data)
+	h.settle()
+	if up[0].pace != up[1].pace {
+		t.Error("each upstream has a limit of its own")
+	}
+	if paid := before - up[0].pace.have; int(paid) < len(big.data) || up[1].bytes.Load() < int64(len(big.data)) {
+		t.Errorf("%d bytes came from the second upstream, %.0f were paid for", up[1].bytes.Load(), paid)
+	}
+	below := newHouse(t, repo, func(o *Options, _ *limits) {
+		o.Parents = func() []string { return []string{h.web.URL} }
+	})
+	for _, mirror := range []*house{h, below} { // who asks a mirror is a client of it
+		for _, s := range mirror.repos[0].upstreams {
+			s.pace.have = -1e18 // a wait that no test survives
+		}
+	}
+	h.want(big.path(), big.data)
+	below.learn(second)
+	below.want(big.path(), big.data)
+	if n := first.count(big.path()) + second.count(big.path()); n != 2 { // the one that has it, and the one that lacks it
+		t.Errorf("upstreams were asked %d times", n)
+	}
+}
+
+// TestNobodyReadsMuchAtOnceUnderALimit: a step that is large makes everybody wait for long.
+func TestNobodyReadsMuchAtOnceUnderALimit(t *testing.T) {
+	for step, want := range map[int]int{0: 1 << 20, payStep: payStep} {
+		timer := time.NewTimer(time.Hour)
+		defer timer.Stop()
+		paid := 0
+		b := &pacedBody{
+			ReadCloser: io.NopCloser(bytes.NewReader(big.data)), source: &source{idle: time.Hour}, timer: timer, step: step,
+			pay: func(n int) error { paid = n; return nil }, stalls: func() bool { return false },
+		}
+		if n, err := b.Read(make([]byte, 1<<20)); n != want || paid != want || err != nil {
+			t.Errorf("with steps of %d: %d bytes, %d paid for, %v", step, n, paid, err)
+		}
 	}
 }
 

@@ -54,6 +54,10 @@ type Repo struct {
 	Keyring []byte
 	// PassUnlisted streams files through that no metadata names, without checking or keeping them. Else they are refused.
 	PassUnlisted bool
+	// Proxy, if set, is the URL of the HTTP proxy that leads to the upstreams. Other mirrors are asked without it.
+	Proxy string
+	// Rate bounds what its upstreams are asked to send together, in bytes per second; 0 means no bound.
+	Rate int64
 }
 
 // Options is what the mirror needs of the rest of the node.
@@ -76,12 +80,8 @@ type Options struct {
 	Install func(netip.Addr) string
 	// Served, if set, is called after each file that was given out whole. It must not block.
 	Served func(Served)
-	// Proxy, if set, is the HTTP proxy on the way to upstreams.
-	Proxy *url.URL
 	// PerUpstream bounds the requests to one upstream at once; 0 means 8.
 	PerUpstream int
-	// Rate bounds what one upstream is asked to send, in bytes per second; 0 means no bound.
-	Rate int64
 	// MinFree is how much of the disk stays free, in bytes; 0 means 512 MiB, or a tenth of a disk on which that is less.
 	MinFree int64
 	Now     func() time.Time
@@ -223,7 +223,7 @@ func (m *Mirror) Close() {
 // noRedirect leaves redirects to source.follow.
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-func (m *Mirror) newSource(raw string, client, strange *http.Client) (*source, error) {
+func (m *Mirror) newSource(raw string, pace *bucket, client, strange *http.Client) (*source, error) {
 	u, err := url.Parse(raw)
 	if err != nil {
 		return nil, err
@@ -236,7 +236,7 @@ func (m *Mirror) newSource(raw string, client, strange *http.Client) (*source, e
 		u.RawPath = ""
 	}
 	return &source{
-		base: u, slots: make(chan struct{}, m.o.PerUpstream), pace: newBucket(float64(m.o.Rate), float64(m.o.Rate), m.o.Now),
+		base: u, slots: make(chan struct{}, m.o.PerUpstream), pace: pace,
 		head: m.limits.head, idle: m.limits.idle, client: client, strange: strange, now: m.o.Now,
 	}, nil
 }
@@ -267,7 +267,7 @@ func (m *Mirror) other(base, repo string) *source {
 	if rt == nil {
 		rt = transport(nil, true)
 	}
-	s, err := m.newSource(raw, &http.Client{Transport: rt, CheckRedirect: noRedirect}, nil)
+	s, err := m.newSource(raw, newBucket(0, 0, m.o.Now), &http.Client{Transport: rt, CheckRedirect: noRedirect}, nil)
 	if err != nil {
 		m.log.Warn("mirror is not asked", "mirror", base, "error", err)
 		return nil

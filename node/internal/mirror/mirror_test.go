@@ -461,7 +461,8 @@ func TestProxyForUpstreamsOnly(t *testing.T) {
 func TestOptionsAreChecked(t *testing.T) {
 	for name, o := range map[string]Repo{
 		"name": {Name: "De/bian", Upstreams: []string{"http://x"}}, "no upstream": {Name: "x"},
-		"url": {Name: "x", Upstreams: []string{"file:///x"}}, "keyring": {Name: "x", Upstreams: []string{"http://x"}, Keyring: []byte("no keys")},
+		"url": {Name: "x", Upstreams: []string{"file:///x"}}, "proxy": {Name: "x", Upstreams: []string{"http://x"}, Proxy: "http://a:b@c"},
+		"no proxy's url": {Name: "x", Upstreams: []string{"http://x"}, Proxy: "socks5://c"}, "keyring": {Name: "x", Upstreams: []string{"http://x"}, Keyring: []byte("no keys")},
 	} {
 		h := newHouse(t, Repo{Upstreams: []string{"http://127.0.0.1:1"}})
 		bad := h.o

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -54,10 +55,15 @@ func (m *Mirror) newRepo(o Repo) (*repo, error) {
 	if r.keys, err = readKeyring(o.Keyring, m.o.Now); err != nil {
 		return nil, err
 	}
-	client := &http.Client{Transport: transport(m.o.Proxy, true), CheckRedirect: noRedirect}
-	strange := &http.Client{Transport: transport(m.o.Proxy, false), CheckRedirect: noRedirect}
+	proxy, err := proxyOf(o)
+	if err != nil {
+		return nil, err
+	}
+	client := &http.Client{Transport: transport(proxy, true), CheckRedirect: noRedirect}
+	strange := &http.Client{Transport: transport(proxy, false), CheckRedirect: noRedirect}
+	pace := newBucket(float64(o.Rate), float64(o.Rate), m.o.Now)
 	for _, u := range o.Upstreams {
-		s, err := m.newSource(u, client, strange)
+		s, err := m.newSource(u, pace, client, strange)
 		if err != nil {
 			return nil, err
 		}
@@ -65,6 +71,18 @@ func (m *Mirror) newRepo(o Repo) (*repo, error) {
 	}
 	r.restore()
 	return r, nil
+}
+
+// proxyOf reads the proxy's URL, nil if there is none. Its error does not repeat it: a password may be in it.
+func proxyOf(o Repo) (*url.URL, error) {
+	if o.Proxy == "" {
+		return nil, nil
+	}
+	u, err := url.Parse(o.Proxy)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
+		return nil, errors.New("its proxy is no URL as in http://host:3128, or has a password in it")
+	}
+	return u, nil
 }
 
 // restore reads what an earlier run wrote down, and checks it again: the keyring may have changed.

@@ -29,6 +29,8 @@ var (
 
 const (
 	maxRedirects = 5
+	// payStep is the most that is read at once under a limit: who reads more waits longer for it, and all others behind him.
+	payStep = 16 << 10
 	// paceStep is how many bytes have to arrive within the idle time: who drips single bytes has stalled.
 	paceStep = 64 << 10
 	// hopHeader counts the mirrors that a request has passed, so that a circle of parents ends, and tells a parent that
@@ -42,7 +44,7 @@ type source struct {
 	base   *url.URL // ends with /
 	parent bool
 	slots  chan struct{} // requests under way
-	pace   *bucket       // bytes
+	pace   *bucket       // bytes; all upstreams of a repository take from one
 	head   time.Duration // until the header has come
 	idle   time.Duration // for paceStep bytes
 	// client follows no redirect; strange is for other hosts than base's, and does not dial addresses of this machine.
@@ -138,8 +140,11 @@ func (s *source) ask(ctx context.Context, q question) (*answer, error) {
 		free()
 		return nil, err
 	}
-	pay := func(n int) error { return s.pace.wait(ctx, n) }
-	return &answer{resp, &pacedBody{ReadCloser: resp.Body, source: s, timer: timer, stalls: stalls, pay: pay, free: free}}, nil
+	pay, step := func(n int) error { return s.pace.wait(ctx, n) }, 0
+	if s.pace.rate > 0 {
+		step = payStep
+	}
+	return &answer{resp, &pacedBody{ReadCloser: resp.Body, source: s, timer: timer, stalls: stalls, pay: pay, step: step, free: free}}, nil
 }
 
 // fit refuses what cannot be an answer to the question.
@@ -248,6 +253,7 @@ type pacedBody struct {
 	timer  *time.Timer // cancels the request
 	stalls func() bool
 	pay    func(n int) error
+	step   int // the most that is read at once; 0: whatever comes
 	free   func()
 	once   sync.Once
 	got    int           // bytes since the clock was wound
@@ -255,6 +261,9 @@ type pacedBody struct {
 }
 
 func (b *pacedBody) Read(p []byte) (int, error) {
+	if b.step > 0 {
+		p = p[:min(len(p), b.step)]
+	}
 	begin := time.Now()
 	b.timer.Reset(max(b.source.idle-b.spent, time.Millisecond))
 	n, err := b.ReadCloser.Read(p)
@@ -267,8 +276,8 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 	if err != nil && !errors.Is(err, io.EOF) && b.stalls() {
 		return n, errStalled
 	}
-	if err == nil {
-		err = b.pay(n)
+	if unpaid := b.pay(n); err == nil { // the last bytes often come together with the end
+		err = unpaid
 	}
 	return n, err
 }
@@ -301,6 +310,8 @@ func transport(proxy *url.URL, inner bool) *http.Transport {
 	}
 	if proxy != nil {
 		t.Proxy = http.ProxyURL(proxy)
+		// net/http would offer HTTP/2 to a proxy behind TLS as well, and then send it CONNECT in the words of HTTP/1.
+		t.ForceAttemptHTTP2 = proxy.Scheme == "http"
 	}
 	return t
 }
