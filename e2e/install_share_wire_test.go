@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"offshoot/e2e/lab"
 	"offshoot/e2e/story"
 	"offshoot/node/status"
 )
@@ -83,18 +84,24 @@ func TestInstallingMachinesExchangeTheImage(t *testing.T) {
 	}
 }
 
-func bareAndArmed(ctx context.Context, t *testing.T, w *story.World, seed *story.Daemon, small story.Small, name string) *story.Bare {
+// bareAndArmed draws a machine that will be installed as soon as it is switched on.
+func bareAndArmed(ctx context.Context, t *testing.T, w *story.World, via commander, small story.Small, name string, also ...*lab.Network) *story.Bare {
 	t.Helper()
-	b, err := w.NewBare(name, small)
+	b, err := w.NewBare(name, small, also...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"machine", "name", b.MAC.String(), name}, {"machine", "arm", b.MAC.String()}} {
-		if out, err := seed.Offshoot(ctx, args...); err != nil {
+		if out, err := via.Offshoot(ctx, args...); err != nil {
 			t.Fatalf("%v: %v: %s", args, err, out)
 		}
 	}
 	return b
+}
+
+// commander is a daemon or a machine whose node takes commands.
+type commander interface {
+	Offshoot(ctx context.Context, args ...string) (string, error)
 }
 
 // storedImage is the size of what travels, bytes.

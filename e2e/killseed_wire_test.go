@@ -126,16 +126,37 @@ func begin(ctx context.Context, t *testing.T, w *story.World, small story.Small)
 	if out, err := seed.Offshoot(ctx, "machine", "name", bare.MAC.String(), "m1"); err != nil {
 		t.Fatal(err, out)
 	}
+	switchOn(ctx, t, bare)
+	return seed, bare, flags
+}
+
+// switchOn lets a machine live until the test ends.
+func switchOn(ctx context.Context, t *testing.T, b *story.Bare) {
 	living, off := context.WithCancel(ctx)
 	life := make(chan error, 1)
-	go func() { life <- bare.Life(living) }()
+	go func() { life <- b.Life(living) }()
 	t.Cleanup(func() {
 		off()
 		if err := <-life; err != nil {
-			t.Errorf("m1: %v", err)
+			t.Errorf("%s: %v", b.Host, err)
 		}
 	})
-	return seed, bare, flags
+}
+
+// leave ends the seed by Ctrl-C, and waits until it has left in order.
+func leave(ctx context.Context, t *testing.T, seed *story.Daemon) {
+	t.Helper()
+	if err := seed.Interrupt(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-seed.Ended():
+	case <-ctx.Done():
+		t.Fatal("the seed did not end")
+	}
+	if err := seed.Err(); err != nil {
+		t.Errorf("exit code: %v", err)
+	}
 }
 
 // TestSeedHandsOverAndLeavesOnCtrlC: once m1 is on duty, one Ctrl-C ends the seed in order, and m1 knows that it has left.
@@ -148,17 +169,7 @@ func TestSeedHandsOverAndLeavesOnCtrlC(t *testing.T) {
 	if _, err := w.Until(ctx, seed, "m1 is on duty", onDuty); err != nil {
 		t.Fatal(err)
 	}
-	if err := seed.Interrupt(); err != nil {
-		t.Fatal(err)
-	}
-	select {
-	case <-seed.Ended():
-	case <-ctx.Done():
-		t.Fatal("the seed did not end")
-	}
-	if err := seed.Err(); err != nil {
-		t.Errorf("exit code: %v", err)
-	}
+	leave(ctx, t, seed)
 	if _, err := w.Until(ctx, bare, "m1 knows that the seed has left", func(s status.Status) string {
 		for _, n := range s.Nodes {
 			if n.Name == "seed" && n.State != status.NodeLeft {

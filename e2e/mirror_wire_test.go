@@ -20,7 +20,7 @@ import (
 	"offshoot/node/status"
 )
 
-// archive is a package repository without a signature, on the operator's machine, that counts what it is asked for.
+// archive is a package repository on the operator's machine that counts what it is asked for.
 type archive struct {
 	files  map[string][]byte
 	server http.Server
@@ -34,14 +34,19 @@ const (
 	archiveAddress = "192.168.42.5:8000"
 	archiveRelease = lab.Suite + "/Release"
 	archiveList    = lab.Suite + "/main/binary-amd64/Packages"
+	helloSize      = 300_000
 )
 
 var archiveDeb = lab.Package{Name: "hello"}.Path()
 
-func newArchive(t *testing.T) *archive {
+func newArchive(t *testing.T, by *lab.Publisher) *archive {
 	t.Helper()
 	a := &archive{files: map[string][]byte{}, asked: map[string]int{}, hosts: map[string]int{}}
-	if err := new(lab.Publisher).Publish(a.files, time.Now(), "", lab.NoisePackage("hello", 300_000)); err != nil {
+	hello, err := lab.RealPackage("hello", helloSize)
+	if err == nil {
+		err = by.Publish(a.files, time.Now(), "", hello)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	return a
@@ -108,7 +113,7 @@ func TestPackagesCrossTheUplinkOnceAndOutliveIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	trio := trioOf(ctx, t, w, small)
-	a := newArchive(t)
+	a := newArchive(t, new(lab.Publisher))
 	a.openOn(t, w.Operator)
 	s, err := trio.Status(ctx)
 	if err != nil {

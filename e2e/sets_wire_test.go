@@ -34,7 +34,7 @@ func TestNextHolderInstallsWhatTheFirstOneFetched(t *testing.T) {
 		t.Fatal(err)
 	}
 	trio := trioOf(ctx, t, w, small)
-	a := newArchive(t)
+	a := newArchive(t, new(lab.Publisher))
 	a.openOn(t, w.Operator)
 	s, err := trio.Status(ctx)
 	if err != nil {
@@ -49,7 +49,7 @@ func TestNextHolderInstallsWhatTheFirstOneFetched(t *testing.T) {
 
 	// The wire tier's agent fetches no packages, so the machine's part is played: its orders are the real ones.
 	m4 := newInstallation(ctx, t, w, small, "m4", first)
-	m4.apt(ctx, t, hostOf(s, first))
+	apt(ctx, t, m4.bare.Host, sourceLine(hostOf(s, first), "trusted=yes"))
 	m4.done(ctx, t)
 	for _, b := range others {
 		set := awaitSet(ctx, t, b)
@@ -83,7 +83,7 @@ func TestNextHolderInstallsWhatTheFirstOneFetched(t *testing.T) {
 		}
 	}
 	m5 := newInstallation(ctx, t, w, small, "m5", next)
-	m5.apt(ctx, t, hostOf(s, next))
+	apt(ctx, t, m5.bare.Host, sourceLine(hostOf(s, next), "trusted=yes"))
 	if m := mirrorOf(ctx, t, next).Repos[0]; m.FromDisk < int64(len(a.files[archiveDeb])) {
 		t.Errorf("it had to ask others: %+v", m)
 	}
@@ -174,15 +174,7 @@ type installation struct {
 // newInstallation arms a machine, boots it from the network and fetches its orders: from then on it counts as installing.
 func newInstallation(ctx context.Context, t *testing.T, w *story.World, small story.Small, name string, via *story.Bare) *installation {
 	t.Helper()
-	b, err := w.NewBare(name, small)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, args := range [][]string{{"machine", "name", b.MAC.String(), name}, {"machine", "arm", b.MAC.String()}} {
-		if out, err := via.Offshoot(ctx, args...); err != nil {
-			t.Fatalf("%v: %v: %s", args, err, out)
-		}
-	}
+	b := bareAndArmed(ctx, t, w, via, small, name)
 	i := &installation{bare: b, by: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: b.Host.Dial}}}
 	for i.url == "" {
 		script, err := b.Script(ctx)
@@ -229,8 +221,13 @@ func (i *installation) done(ctx context.Context, t *testing.T) {
 	i.ask(ctx, t, http.MethodPost, "/event", fmt.Appendf(nil, `{"install":%q,"phase":"installed","text":"by hand","final":true}`, i.id))
 }
 
-// apt updates and downloads hello from a node, with lists and cache of its own.
-func (i *installation) apt(ctx context.Context, t *testing.T, node string) {
+// sourceLine is the line of sources.list for a node's mirror of inhouse.
+func sourceLine(node, options string) string {
+	return fmt.Sprintf("deb [%s arch=amd64] http://%s/repo/inhouse stable main", options, net.JoinHostPort(node, "7480"))
+}
+
+// apt updates and downloads hello, with lists and cache of its own.
+func apt(ctx context.Context, t *testing.T, on *lab.Host, source string) {
 	t.Helper()
 	dir := t.TempDir()
 	for _, d := range []string{"state/lists/partial", "cache/archives/partial", "etc/apt.conf.d", "etc/preferences.d", "etc/sources.list.d"} {
@@ -238,8 +235,7 @@ func (i *installation) apt(ctx context.Context, t *testing.T, node string) {
 			t.Fatal(err)
 		}
 	}
-	source := "deb [trusted=yes arch=amd64] http://" + net.JoinHostPort(node, "7480") + "/repo/inhouse stable main\n"
-	for name, text := range map[string]string{"etc/sources.list": source, "state/status": ""} {
+	for name, text := range map[string]string{"etc/sources.list": source + "\n", "state/status": ""} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -249,11 +245,11 @@ func (i *installation) apt(ctx context.Context, t *testing.T, node string) {
 		"-o", "APT::Sandbox::User=root", "-o", "APT::Architecture=amd64", "-o", "Acquire::http::Proxy=false", "-o", "APT::Update::Error-Mode=any", "-o", "Acquire::Languages=none",
 	}
 	for _, args := range [][]string{{"update"}, {"-y", "--download-only", "install", "hello"}} {
-		if out, err := i.bare.Host.Run(ctx, "apt-get", append(opts[:len(opts):len(opts)], args...)...); err != nil {
-			t.Fatalf("apt-get %v on %s: %v\n%s", args, i.bare.Host, err, out)
+		if out, err := on.Run(ctx, "apt-get", append(opts[:len(opts):len(opts)], args...)...); err != nil {
+			t.Fatalf("apt-get %v on %s: %v\n%s", args, on, err, out)
 		}
 	}
 	if debs, _ := filepath.Glob(dir + "/cache/archives/*.deb"); len(debs) != 1 {
-		t.Errorf("%s got %d packages", i.bare.Host, len(debs))
+		t.Errorf("%s got %d packages", on, len(debs))
 	}
 }

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"archive/tar"
 	"bytes"
 	"compress/gzip"
 	"crypto"
@@ -22,7 +23,8 @@ import (
 // Suite is where the metadata of a Publisher's archives lies.
 const Suite = "dists/stable"
 
-// Package is one package of an archive. Apt and mirrors look at its digest only: what is inside may be noise.
+// Package is one package of an archive. Apt and mirrors look at its digest only: what is inside may be noise, unless someone is to
+// unpack it.
 type Package struct {
 	Name string
 	Data []byte
@@ -33,6 +35,51 @@ func NoisePackage(name string, size int) Package {
 	data := make([]byte, size)
 	_, _ = rand.NewChaCha8(sha256.Sum256([]byte(name))).Read(data) // never fails
 	return Package{name, data}
+}
+
+// RealPackage is one that dpkg can unpack. All that is in it is a file of noise.
+func RealPackage(name string, size int) (Package, error) {
+	p := NoisePackage(name, size)
+	control, err := tarball("./control", []byte(p.control()))
+	if err != nil {
+		return p, err
+	}
+	data, err := tarball("."+p.Installed(), p.Data)
+	if err != nil {
+		return p, err
+	}
+	var out bytes.Buffer // deb(5), ar(5); all members have an even length, and need no padding
+	out.WriteString("!<arch>\n")
+	for _, member := range []struct {
+		name string
+		data []byte
+	}{{"debian-binary", []byte("2.0\n")}, {"control.tar", control}, {"data.tar", data}} {
+		fmt.Fprintf(&out, "%-16s%-12d%-6d%-6d%-8s%-10d`\n", member.name, 0, 0, 0, "100644", len(member.data))
+		out.Write(member.data)
+	}
+	p.Data = out.Bytes()
+	return p, nil
+}
+
+// tarball holds one file.
+func tarball(name string, data []byte) ([]byte, error) {
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: int64(len(data)), Mode: 0o644})
+	if err == nil {
+		_, err = w.Write(data)
+	}
+	if err := errors.Join(err, w.Close()); err != nil {
+		return nil, fmt.Errorf("pack %s: %w", name, err)
+	}
+	return out.Bytes(), nil
+}
+
+// Installed is where the file of a RealPackage ends up.
+func (p Package) Installed() string { return "/usr/share/" + p.Name + "/noise" }
+
+func (p Package) control() string {
+	return fmt.Sprintf("Package: %s\nVersion: 1\nArchitecture: amd64\nMaintainer: nobody <nobody@example.net>\nDescription: test\n", p.Name)
 }
 
 // Path is where the package lies in the archive.
@@ -97,7 +144,7 @@ func (p *Publisher) Publish(files map[string][]byte, at time.Time, fields string
 	var text bytes.Buffer
 	for _, k := range packages {
 		files[k.Path()] = k.Data
-		fmt.Fprintf(&text, "Package: %s\nVersion: 1\nArchitecture: amd64\nMaintainer: nobody <nobody@example.net>\nDescription: test\n", k.Name)
+		text.WriteString(k.control())
 		fmt.Fprintf(&text, "Filename: %s\nSize: %d\nSHA256: %x\n\n", k.Path(), len(k.Data), sha256.Sum256(k.Data))
 	}
 	asXZ, err := XZ(text.Bytes())

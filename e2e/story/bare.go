@@ -36,9 +36,9 @@ type Bare struct {
 	cut   atomic.Bool // the power was cut on purpose
 }
 
-// NewBare draws a machine on lan0.
-func (w *World) NewBare(name string, s Small) (*Bare, error) {
-	h, err := w.Lab.Host(name, w.Lan0)
+// NewBare draws a machine that boots from lan0, and may have ports on other networks.
+func (w *World) NewBare(name string, s Small, also ...*lab.Network) (*Bare, error) {
+	h, err := w.Lab.Host(name, append([]*lab.Network{w.Lan0}, also...)...)
 	if err != nil {
 		return nil, err
 	}
