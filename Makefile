@@ -122,7 +122,7 @@ bench-lease: ## leases beside Kea and dnsmasq, and the size of a datacentre (as 
 	go run ./e2e/bench lease $(PARTS)
 
 .PHONY: bench-share
-bench-share: ## one artifact from one machine to eight, beside aria2c, transmission, nginx and udpcast on the same links (as root; SHARE='-rate 0 …')
+bench-share: ## one artifact from one machine to eight, beside aria2c, nginx and udpcast on the same links (as root; SHARE='-rate 0 …')
 	.ci/deps build wire bench
 	go run ./e2e/bench share $(SHARE)
 

@@ -48,7 +48,6 @@ var couriers = []courier{
 	{"offshoot, TLS", "", (*shares).piecesOverTLS},
 	{"offshoot, HTTP only", "", (*shares).overHTTP},
 	{"aria2c", "aria2c", (*shares).aria2},
-	{"transmission", "transmission-cli", (*shares).transmission},
 	{"nginx and curl", "nginx", (*shares).nginx},
 	{"udpcast", "udp-sender", (*shares).udpcast},
 }
