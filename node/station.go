@@ -122,6 +122,7 @@ func giving(p *post, r *replica, o dhcp.Options) (task.Task, error) {
 		c.Pools = append(c.Pools, dhcp.Range{First: pool.First, Last: pool.Last})
 	}
 	c.ScriptURL = func(nonce string) string { return web.URL(self, nonce) }
+	c.ProgramURL = func(name string) string { return web.ProgramURL(self, name) }
 	c.Hostname = func(mac swarm.MAC) string {
 		m, _ := r.state.View().Machine(mac)
 		return m.Name
