@@ -76,7 +76,7 @@ test-metal: ## the metal tier alone: virtual machines from bare disk to member (
 	$(MAKE) build image metal-tier
 
 .PHONY: test-metal-full
-test-metal-full: ## the metal tier, and one machine through OVMF (UEFI)
+test-metal-full: ## the metal tier, and machines through OVMF (UEFI), by PXE and by HTTP
 	.ci/deps build wire metal
 	$(MAKE) build image
 	$(GOTEST) -title metal-full -live -tags metal,full -p 1 -timeout 90m -count 1 $(call tagged,metal|full)

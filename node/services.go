@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
@@ -344,8 +345,12 @@ func (s *services) openGround() error {
 		}
 		return identity.NewBox("hello", keys...)
 	}
+	programs, err := boot.Programs()
+	if err != nil {
+		return err
+	}
 	s.ground = &ground{
-		replica: s.replica, memory: s.memory, undo: s.undo, alive: s.alive, members: s.gossip.Watch, web: s.repos.wrap(s.web().Handler()), warm: s.warm.Load,
+		replica: s.replica, memory: s.memory, undo: s.undo, alive: s.alive, members: s.gossip.Watch, web: s.repos.wrap(s.web(programs).Handler()), warm: s.warm.Load,
 		version: s.node.o.Version, keys: s.keys.Load, ca: s.ca.Load, mark: s.mark, log: s.node.log.With("part", "ground"), leaving: s.node.leaving.Load,
 		doors: map[netip.Addr]*http.Server{}, closed: map[swarm.MAC]string{},
 	}
@@ -373,10 +378,10 @@ func (s *services) openGround() error {
 	return err
 }
 
-func (s *services) web() *web.Server {
+func (s *services) web(programs fs.FS) *web.Server {
 	return web.New(web.Options{
 		View: s.state.View, Propose: s.replica.propose, OnDuty: func(segment string) bool { return s.watch.onDuty(segment) },
-		Artifact: openArtifact(s.store), Sent: s.freight.booted,
+		Programs: programs, Artifact: openArtifact(s.store), Sent: s.freight.booted,
 		Mint: func() (id, hash, secret string) {
 			t := identity.NewTicket()
 			return t.ID(), t.Hash(), t.Reveal()

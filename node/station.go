@@ -122,6 +122,7 @@ func giving(p *post, r *replica, o dhcp.Options) (task.Task, error) {
 		c.Pools = append(c.Pools, dhcp.Range{First: pool.First, Last: pool.Last})
 	}
 	c.ScriptURL = func(nonce string) string { return web.URL(self, nonce) }
+	c.ProgramURL = func(name string) string { return web.ProgramURL(self, name) }
 	c.Hostname = func(mac swarm.MAC) string {
 		m, _ := r.state.View().Machine(mac)
 		return m.Name
@@ -183,9 +184,10 @@ func (o *outfit) tftp(p *post) (task.Task, error) {
 	if err != nil {
 		return nil, err
 	}
+	self := p.port.Address.Addr()
 	return tftp.New(tftp.Options{
-		Addr: netip.AddrPortFrom(p.port.Address.Addr(), 69).String(), Interface: port.Name, MTU: port.MTU, Files: programs,
-		More: map[string]func() ([]byte, error){boot.Autoexec: func() ([]byte, error) { return []byte(boot.AutoexecScript()), nil }},
+		Addr: netip.AddrPortFrom(self, 69).String(), Interface: port.Name, MTU: port.MTU, Files: programs,
+		More: map[string]func() ([]byte, error){boot.Autoexec: func() ([]byte, error) { return []byte(boot.AutoexecScript(web.ProgramURL(self, ""))), nil }},
 		OnTransfer: func(t tftp.Transfer) {
 			mac := o.leaseholder(p.segment.ID, t.Client.Addr())
 			answer, reason := fmt.Sprintf("%d bytes", t.Sent), ""

@@ -31,6 +31,7 @@ func TestOnlyTheBootPortHasAnOptionROMAndBootsBeforeTheDisk(t *testing.T) {
 		{"second port", MachineSpec{BootPort: 1}, []string{",romfile=", ",bootindex=1"}},
 		{"none", MachineSpec{BootPort: -1}, []string{",romfile=", ",romfile="}},
 		{"UEFI", MachineSpec{Firmware: UEFI}, []string{",bootindex=1,romfile=", ",romfile="}},
+		{"UEFI by HTTP", MachineSpec{Firmware: UEFIHTTP}, []string{",bootindex=1,romfile=", ",romfile="}},
 		{"direct kernel", MachineSpec{Kernel: "/boot/vmlinuz"}, []string{",romfile=", ",romfile="}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

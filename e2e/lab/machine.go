@@ -146,7 +146,7 @@ func (m *Machine) prepare() error {
 			return fmt.Errorf("make disk: %w: %s", err, bytes.TrimSpace(out))
 		}
 	}
-	if m.spec.Firmware == UEFI && !exists(f.vars) {
+	if m.spec.Firmware.ovmf() && !exists(f.vars) {
 		vars, err := os.ReadFile(ovmfVars)
 		if err != nil {
 			return fmt.Errorf("UEFI variables: %w", err)

@@ -9,11 +9,16 @@ import (
 // Firmware is what a machine runs first.
 type Firmware string
 
-// BIOS is SeaBIOS with QEMU's iPXE as the boot port's option ROM. UEFI is OVMF with its own PXE client, no iPXE in it.
+// BIOS is SeaBIOS with QEMU's iPXE as the boot port's option ROM. UEFI is OVMF with its own PXE client, no iPXE in it. UEFIHTTP
+// is OVMF without PXE: it boots by HTTP or not at all.
 const (
-	BIOS Firmware = "bios"
-	UEFI Firmware = "uefi"
+	BIOS     Firmware = "bios"
+	UEFI     Firmware = "uefi"
+	UEFIHTTP Firmware = "uefi-http"
 )
+
+// ovmf tells whether the firmware is OVMF.
+func (f Firmware) ovmf() bool { return f == UEFI || f == UEFIHTTP }
 
 // MachineSpec is the hardware of a machine. The zero value of every field but Networks is useful.
 type MachineSpec struct {
@@ -41,8 +46,8 @@ func (s MachineSpec) withDefaults() (MachineSpec, error) {
 		s.Firmware = BIOS
 	}
 	switch {
-	case s.Firmware != BIOS && s.Firmware != UEFI:
-		return s, fmt.Errorf("firmware %q: want %s or %s", s.Firmware, BIOS, UEFI)
+	case s.Firmware != BIOS && !s.Firmware.ovmf():
+		return s, fmt.Errorf("firmware %q: want %s, %s or %s", s.Firmware, BIOS, UEFI, UEFIHTTP)
 	case s.BootPort < -1 || s.BootPort > 0 && s.BootPort >= len(s.Networks):
 		return s, fmt.Errorf("boot port %d: the machine has %d", s.BootPort, len(s.Networks))
 	case s.Memory < 0 || s.CPUs < 0 || s.Disk < 0:
@@ -82,12 +87,15 @@ func (s MachineSpec) arguments(name string, kvm bool, f files, nics []nic) []str
 	args = append(args, acceleration(kvm)...)
 	// A machine without anything to boot from tries again after a second, as servers do, instead of halting.
 	args = append(args, "-boot", "menu=off,reboot-timeout=1000")
-	if s.Firmware == UEFI {
+	if s.Firmware.ovmf() {
 		args = append(args,
 			"-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+ovmfCode,
 			"-drive", "if=pflash,format=raw,unit=1,file="+escape(f.vars),
 			// Without this OVMF tries IPv6 PXE in full time-outs before it goes on.
 			"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n")
+	}
+	if s.Firmware == UEFIHTTP {
+		args = append(args, "-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n")
 	}
 	for i, n := range nics {
 		boots := s.Kernel == "" && i == s.BootPort

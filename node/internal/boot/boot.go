@@ -23,6 +23,9 @@ const (
 	IPXE                  // iPXE, whether in ROM or started by us
 )
 
+// Firmware tells whether c is the firmware of a machine, which loads one of our boot programs.
+func (c Class) Firmware() bool { return c == PXE || c == HTTPBoot }
+
 func (c Class) String() string {
 	switch c {
 	case PXE:
@@ -89,7 +92,7 @@ func FirmwareOf(arch uint16) Firmware {
 	}
 }
 
-// Names of the boot programs, as served by TFTP and named in DHCP answers.
+// Names of the boot programs, as served by TFTP and HTTP and named in DHCP answers.
 const (
 	undionly = "undionly.kpxe" // BIOS: drives the card through the UNDI code that the firmware left in memory
 	snponly  = "snponly.efi"   // EFI: drives the card through the firmware's own network protocol
@@ -139,6 +142,18 @@ func Programs() (fs.FS, error) {
 
 // ProgramNames lists the names in Programs, in a fixed order.
 func ProgramNames() []string { return []string{undionly, snponly, ipxeEFI} }
+
+// LoadedByHTTP tells whether a file of ProgramNames is one that firmware loads by HTTP: only EFI firmware does.
+func LoadedByHTTP(name string) bool {
+	for f := Unknown; f <= EFIarm64; f++ {
+		usual, _ := Program(f)
+		other, _ := Alternate(f)
+		if f.EFI() && name != "" && (name == usual || name == other) {
+			return true
+		}
+	}
+	return false
+}
 
 func checkPrograms(programs fs.FS) error {
 	for _, name := range ProgramNames() {

@@ -161,11 +161,22 @@ func TestEveryProgramIsServed(t *testing.T) {
 	}
 }
 
+func TestFirmwareLoadsEFIProgramsOnlyByHTTP(t *testing.T) {
+	for name, want := range map[string]bool{snponly: true, ipxeEFI: true, undionly: false, Autoexec: false, "": false} {
+		if got := LoadedByHTTP(name); got != want {
+			t.Errorf("%q: %v", name, got)
+		}
+	}
+}
+
 func TestAutoexecEndsSomewhere(t *testing.T) {
-	s := AutoexecScript()
+	const base = "http://192.168.42.1:7480/boot/"
+	s := AutoexecScript(base)
 	for _, name := range append(ProgramNames(), Autoexec) {
-		if !strings.Contains(s, "iseq ${filename} "+name+" && goto later") {
-			t.Errorf("autoexec would chain %s, which brings it back to itself", name)
+		for _, file := range []string{name, base + name} {
+			if !strings.Contains(s, "iseq ${filename} "+file+" && goto later") {
+				t.Errorf("autoexec would chain %s, which brings it back to itself", file)
+			}
 		}
 	}
 	if !strings.Contains(s, "iseq ${attempt} 5 && exit 1") {

@@ -219,8 +219,9 @@ func printable(s string) string {
 
 // AutoexecScript is the content of Autoexec. iPXE 2 runs it before it asks DHCP, older versions never ask for it; so all it
 // does is what older versions do by themselves. It would run again and again if DHCP named it, or one of our boot programs,
-// to iPXE; then, and after five attempts, it gives the machine back to its firmware.
-func AutoexecScript() string {
+// to iPXE; then, and after five attempts, it gives the machine back to its firmware. base is what stands before the names of
+// our boot programs where they are loaded by HTTP.
+func AutoexecScript(base string) string {
 	var b strings.Builder
 	b.WriteString("#!ipxe\n")
 	b.WriteString("set attempt:int32 0\n")
@@ -230,6 +231,7 @@ func AutoexecScript() string {
 	b.WriteString("isset ${filename} || goto later\n")
 	for _, name := range append(ProgramNames(), Autoexec) {
 		fmt.Fprintf(&b, "iseq ${filename} %s && goto later ||\n", name)
+		fmt.Fprintf(&b, "iseq ${filename} %s%s && goto later ||\n", base, name)
 	}
 	b.WriteString("chain --replace --autofree ${filename} || goto later\n")
 	b.WriteString(":later\n")

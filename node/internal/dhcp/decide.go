@@ -32,7 +32,7 @@ type View struct {
 	Candidate   netip.Addr // an address reserved for this packet; invalid: none was needed, or none could be had
 	Trouble     string     // why none could be had
 	Exhausted   bool       // because none is left
-	Fetches     int        // boot programs given to this machine within the last minute, without iPXE asking afterwards
+	Fetches     int        // boot programs named to this machine within the last minute, by TFTP or HTTP, without iPXE asking afterwards
 	NewNonce    string     // to use if a new boot begins with this packet
 }
 
@@ -154,11 +154,8 @@ func servable(c Client, cfg *Config) string {
 	if c.Message == dhcpv4.MessageTypeRelease || c.Message == dhcpv4.MessageTypeDecline {
 		return ""
 	}
-	switch c.Class {
-	case boot.HTTPBoot:
-		return "UEFI HTTP boot is not served: the firmware's PXE entry for IPv4 is"
-	case boot.PXE:
-		if _, ok := boot.Program(c.Firmware); !ok {
+	if c.Class.Firmware() {
+		if _, ok := program(c, boot.Program); !ok {
 			return fmt.Sprintf("there is no boot program for %s", c)
 		}
 	}
@@ -417,7 +414,7 @@ func (d decision) inform() Plan {
 
 func (d decision) leaseTime() time.Duration {
 	switch d.c.Class {
-	case boot.PXE:
+	case boot.PXE, boot.HTTPBoot:
 		return d.cfg.FirmwareLease
 	case boot.IPXE:
 		return d.cfg.IPXELease

@@ -41,7 +41,12 @@ func wants(s string) mod  { return dhcpv4.WithOption(dhcpv4.OptRequestedIPAddres
 func chose(s string) mod  { return dhcpv4.WithOption(dhcpv4.OptServerIdentifier(ip(s))) }
 func has(s string) mod    { return dhcpv4.WithClientIP(ip(s)) }
 func pxe(arch string) mod { return both(opt(60, "PXEClient:Arch"), opt(93, arch)) }
-func ipxe() mod           { return both(opt(60, "PXEClient:Arch"), opt(93, "\x00\x00"), opt(77, "iPXE")) }
+
+func httpBoot(arch string) mod {
+	return both(opt(60, "HTTPClient:Arch:00016:UNDI:003000"), opt(93, arch))
+}
+
+func ipxe() mod { return both(opt(60, "PXEClient:Arch"), opt(93, "\x00\x00"), opt(77, "iPXE")) }
 
 func both(mods ...mod) mod {
 	return func(p *dhcpv4.DHCPv4) {
@@ -155,12 +160,22 @@ func TestRulesOfLeases(t *testing.T) {
 		"inform":                             {dhcpv4.MessageTypeInform, []mod{has("192.168.42.5")}, View{}, nil, "ACK"},
 		"inform from elsewhere":              {dhcpv4.MessageTypeInform, []mod{has("10.0.0.5")}, View{}, nil, "- not in our subnet"},
 		"a server's message":                 {dhcpv4.MessageTypeOffer, nil, View{}, nil, "- not a message for servers"},
-		"HTTP boot":                          {discover, []mod{opt(60, "HTTPClient")}, View{Candidate: addr17}, nil, "- HTTP boot"},
-		"arm64 firmware":                     {discover, []mod{pxe("\x00\x0b")}, View{Candidate: addr17}, nil, "- no boot program for firmware EFI arm64"},
-		"BIOS firmware":                      {discover, []mod{pxe("\x00\x00")}, View{Candidate: addr17}, nil, "OFFER 192.168.42.17 file=undionly.kpxe"},
-		"EFI firmware":                       {discover, []mod{pxe("\x00\x07")}, View{Candidate: addr17}, nil, "OFFER 192.168.42.17 file=snponly.efi"},
-		"EFI firmware in a loop":             {discover, []mod{pxe("\x00\x07")}, View{Candidate: addr17, Fetches: 3}, nil, "OFFER 192.168.42.17 file=ipxe.efi"},
-		"iPXE":                               {discover, []mod{ipxe()}, View{Candidate: addr17}, nil, "OFFER 192.168.42.17 file=http://192.168.42.1:7480/b/AAAA.../boot.ipxe"},
+		"HTTP firmware":                      {discover, []mod{httpBoot("\x00\x10")}, View{Candidate: addr17}, nil, "OFFER 192.168.42.17 file=http://192.168.42.1:7480/boot/snponly.efi"},
+		"HTTP firmware in a loop":            {discover, []mod{httpBoot("\x00\x10")}, View{Candidate: addr17, Fetches: 3}, nil, "OFFER 192.168.42.17 file=http://192.168.42.1:7480/boot/ipxe.efi"},
+		"HTTP firmware of ia32":              {discover, []mod{httpBoot("\x00\x0f")}, View{Candidate: addr17}, nil, "- no boot program for HTTP firmware EFI ia32"},
+		"HTTP firmware of arm32":             {discover, []mod{httpBoot("\x00\x12")}, View{Candidate: addr17}, nil, "- no boot program for HTTP firmware EFI arm32"},
+		"HTTP firmware of arm64":             {discover, []mod{httpBoot("\x00\x13")}, View{Candidate: addr17}, nil, "- no boot program for HTTP firmware EFI arm64"},
+		"HTTP firmware that is a BIOS":       {discover, []mod{httpBoot("\x00\x14")}, View{Candidate: addr17}, nil, "- no boot program for HTTP firmware BIOS"},
+		"HTTP firmware of RISC-V":            {discover, []mod{httpBoot("\x00\x1b")}, View{Candidate: addr17}, nil, "- no boot program for HTTP firmware of architecture 27"},
+		"HTTP firmware without architecture": {discover, []mod{opt(60, "HTTPClient")}, View{Candidate: addr17}, nil, "- no boot program for HTTP firmware unknown firmware"},
+		"program address too long": {discover, []mod{httpBoot("\x00\x10")}, View{Candidate: addr17}, func(c *Config) {
+			c.ProgramURL = func(n string) string { return "http://" + strings.Repeat("x", 128) + n }
+		}, "- longer than 127 bytes"},
+		"arm64 firmware":         {discover, []mod{pxe("\x00\x0b")}, View{Candidate: addr17}, nil, "- no boot program for firmware EFI arm64"},
+		"BIOS firmware":          {discover, []mod{pxe("\x00\x00")}, View{Candidate: addr17}, nil, "OFFER 192.168.42.17 file=undionly.kpxe"},
+		"EFI firmware":           {discover, []mod{pxe("\x00\x07")}, View{Candidate: addr17}, nil, "OFFER 192.168.42.17 file=snponly.efi"},
+		"EFI firmware in a loop": {discover, []mod{pxe("\x00\x07")}, View{Candidate: addr17, Fetches: 3}, nil, "OFFER 192.168.42.17 file=ipxe.efi"},
+		"iPXE":                   {discover, []mod{ipxe()}, View{Candidate: addr17}, nil, "OFFER 192.168.42.17 file=http://192.168.42.1:7480/b/AAAA.../boot.ipxe"},
 		"script address too long": {discover, []mod{ipxe()}, View{Candidate: addr17}, func(c *Config) {
 			c.ScriptURL = func(n string) string { return "http://" + strings.Repeat("x", 128) + n }
 		}, "- longer than 127 bytes"},
@@ -243,16 +258,20 @@ func TestRemainingTimeOnlyWithoutQuorum(t *testing.T) {
 }
 
 func TestLeaseTimesByClass(t *testing.T) {
-	for class, c := range map[string]struct {
-		mods []mod
-		want time.Duration
+	for name, c := range map[string]struct {
+		mods  []mod
+		class string
+		want  time.Duration
 	}{
-		ClassFirmware: {[]mod{pxe("\x00\x07")}, 2 * time.Minute}, ClassIPXE: {[]mod{ipxe()}, 10 * time.Minute}, ClassOS: {nil, time.Hour},
+		"firmware":      {[]mod{pxe("\x00\x07")}, ClassFirmware, 2 * time.Minute},
+		"HTTP firmware": {[]mod{httpBoot("\x00\x10")}, ClassFirmware, 2 * time.Minute},
+		"iPXE":          {[]mod{ipxe()}, ClassIPXE, 10 * time.Minute},
+		"a system":      {nil, ClassOS, time.Hour},
 	} {
 		p, client := ask(t, request, append(c.mods, chose("192.168.42.1"), wants("192.168.42.17"))...)
 		plan := Decide(day, p, client, View{Duty: Full, Candidate: addr17, NewNonce: nonce}, testConfig())
-		if got := plan.Reply.IPAddressLeaseTime(0); got != c.want || plan.Bind.Expires != day.Add(c.want) || plan.Bind.Class != class {
-			t.Errorf("%s: %s on the wire, %+v in the ledger, want %s", class, got, plan.Bind, c.want)
+		if got := plan.Reply.IPAddressLeaseTime(0); got != c.want || plan.Bind.Expires != day.Add(c.want) || plan.Bind.Class != c.class {
+			t.Errorf("%s: %s on the wire, %+v in the ledger, want %s", name, got, plan.Bind, c.want)
 		}
 	}
 }
@@ -276,6 +295,7 @@ func TestNonceNamesOneBoot(t *testing.T) {
 		want    string
 	}{
 		"firmware begins a boot":                       {pxe("\x00\x07"), bound("192.168.42.17", ClassFirmware, time.Minute), nonce},
+		"HTTP firmware begins a boot":                  {httpBoot("\x00\x10"), bound("192.168.42.17", ClassFirmware, time.Minute), nonce},
 		"iPXE carries on the firmware's":               {ipxe(), bound("192.168.42.17", ClassFirmware, time.Minute), old},
 		"iPXE asks again within minutes":               {ipxe(), bound("192.168.42.17", ClassIPXE, time.Minute), old},
 		"iPXE after its lease ended":                   {ipxe(), bound("192.168.42.17", ClassIPXE, -time.Minute), nonce},
@@ -343,9 +363,11 @@ func TestAddressesThatCanBeNoMachinesAreLeftOut(t *testing.T) {
 func TestFirmwareFamiliesAreAllDecided(t *testing.T) {
 	cfg := testConfig()
 	for fw := boot.Unknown; fw <= boot.EFIarm64; fw++ {
-		_, served := boot.Program(fw)
-		if why := servable(Client{Class: boot.PXE, Firmware: fw, Message: discover}, &cfg); (why == "") != served {
-			t.Errorf("%s: %q", fw, why)
+		name, served := boot.Program(fw)
+		for class, want := range map[boot.Class]bool{boot.PXE: served, boot.HTTPBoot: served && boot.LoadedByHTTP(name)} {
+			if why := servable(Client{Class: class, Firmware: fw, Message: discover}, &cfg); (why == "") != want {
+				t.Errorf("%s %s: %q", class, fw, why)
+			}
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"time"
 
+	"offshoot/node/internal/boot"
 	"offshoot/swarm"
 )
 
@@ -91,6 +92,9 @@ type Config struct {
 
 	// ScriptURL is where iPXE finds its script for one boot; at most MaxFile bytes long.
 	ScriptURL func(nonce string) string
+	// ProgramURL is where firmware that boots by HTTP finds a boot program: http with a literal address; at most MaxFile bytes
+	// long.
+	ProgramURL func(name string) string
 	// Hostname is the name of a machine, "" if it has none. May be nil.
 	Hostname func(swarm.MAC) string
 
@@ -141,6 +145,8 @@ func (c Config) Check() error {
 		return fmt.Errorf("our address %s is not in the subnet %s", c.Server, c.Subnet)
 	case c.ScriptURL == nil:
 		return errors.New("no script address is given")
+	case c.ProgramURL == nil:
+		return errors.New("no program address is given")
 	case c.Router.IsValid() && !c.Subnet.Contains(c.Router):
 		return fmt.Errorf("router %s is not in the subnet %s", c.Router, c.Subnet)
 	}
@@ -156,6 +162,11 @@ func (c Config) Check() error {
 	}
 	if url := c.ScriptURL("0123456789012345678901"); len(url) > MaxFile {
 		return fmt.Errorf("script address %s is longer than the %d bytes of a boot file name", url, MaxFile)
+	}
+	for _, name := range boot.ProgramNames() {
+		if url := c.ProgramURL(name); len(url) > MaxFile {
+			return fmt.Errorf("program address %s is longer than the %d bytes of a boot file name", url, MaxFile)
+		}
 	}
 	return nil
 }

@@ -146,6 +146,9 @@ func (d decision) addBoot(r *dhcpv4.DHCPv4, file string) {
 			put(r, dhcpv4.OptionClassIdentifier, []byte("PXEClient"))
 			put(r, dhcpv4.OptionVendorSpecificInformation, []byte(pxeDiscoveryOff))
 		}
+	case boot.HTTPBoot:
+		// Without it EDK2 takes the answer for one to an ordinary client, and goes on looking (UEFI 2.10, 24.7).
+		put(r, dhcpv4.OptionClassIdentifier, []byte("HTTPClient"))
 	}
 }
 
@@ -155,15 +158,18 @@ func (d decision) bootFile(nonce string) (file string, loop bool, err error) {
 	switch d.c.Class {
 	case boot.IPXE:
 		file = d.cfg.ScriptURL(nonce)
-	case boot.PXE:
-		var ok bool
-		file, ok = boot.Program(d.c.Firmware)
-		if d.v.Fetches >= chainLoop {
-			file, ok = boot.Alternate(d.c.Firmware)
-			loop = true
+	case boot.PXE, boot.HTTPBoot:
+		choose := boot.Program
+		if loop = d.v.Fetches >= chainLoop; loop {
+			choose = boot.Alternate
 		}
+		name, ok := program(d.c, choose)
 		if !ok {
 			return "", false, fmt.Errorf("there is no boot program for %s", d.c)
+		}
+		file = name
+		if d.c.Class == boot.HTTPBoot {
+			file = d.cfg.ProgramURL(name)
 		}
 	}
 	// The library would cut it silently, and a cut address leads nowhere.
@@ -171,6 +177,16 @@ func (d decision) bootFile(nonce string) (file string, loop bool, err error) {
 		return "", false, fmt.Errorf("boot file %s is longer than %d bytes", file, MaxFile)
 	}
 	return file, loop, nil
+}
+
+// program is what choose names for firmware, if it can load that: by HTTP come EFI programs only. For a BIOS that boots by
+// HTTP (code 20 of option 93) there is none.
+func program(c Client, choose func(boot.Firmware) (string, bool)) (string, bool) {
+	name, ok := choose(c.Firmware)
+	if c.Class == boot.HTTPBoot && !boot.LoadedByHTTP(name) {
+		return "", false
+	}
+	return name, ok
 }
 
 // withoutNonce shortens the nonce of a script address to what tells boots apart: answers are logged and shown, and with the

@@ -225,7 +225,7 @@ func (s *Server) handle(ctx context.Context, l Link, j *job) {
 		return
 	}
 	t.Answer = plan.Answer
-	if c.Class == boot.PXE && plan.Bind != nil {
+	if c.Class.Firmware() && plan.Bind != nil {
 		s.desk.fetched(t.Time, c.MAC)
 	}
 }

@@ -421,21 +421,28 @@ func TestChoosingAnotherServerFreesTheOffer(t *testing.T) {
 }
 
 func TestBootLoopGetsTheOtherProgram(t *testing.T) {
-	withServer(t, nil, func(b *bench) {
-		efi := pxe("\x00\x07")
-		for range chainLoop {
-			if got := b.lease(efi).BootFileName; got != "snponly.efi" {
-				t.Fatalf("boot program %s", got)
-			}
-		}
-		if got := b.lease(efi).BootFileName; got != "ipxe.efi" || !strings.Contains(b.eventKinds(), string(EventChainLoop)) {
-			t.Errorf("after %d fetches: %s, events %q", chainLoop, got, b.eventKinds())
-		}
-		b.lease(ipxe())
-		if got := b.lease(efi).BootFileName; got != "snponly.efi" {
-			t.Errorf("after iPXE: %s", got)
-		}
-	})
+	const byHTTP = "http://192.168.42.1:7480/boot/"
+	for name, c := range map[string]struct {
+		firmware mod
+		folder   string
+	}{"PXE": {pxe("\x00\x07"), ""}, "HTTP": {httpBoot("\x00\x10"), byHTTP}} {
+		t.Run(name, func(t *testing.T) {
+			withServer(t, nil, func(b *bench) {
+				for range chainLoop {
+					if got := b.lease(c.firmware).BootFileName; got != c.folder+"snponly.efi" {
+						t.Fatalf("boot program %s", got)
+					}
+				}
+				if got := b.lease(c.firmware).BootFileName; got != c.folder+"ipxe.efi" || !strings.Contains(b.eventKinds(), string(EventChainLoop)) {
+					t.Errorf("after %d fetches: %s, events %q", chainLoop, got, b.eventKinds())
+				}
+				b.lease(ipxe())
+				if got := b.lease(c.firmware).BootFileName; got != c.folder+"snponly.efi" {
+					t.Errorf("after iPXE: %s", got)
+				}
+			})
+		})
+	}
 }
 
 func TestGarbageIsTracedWithAReason(t *testing.T) {
@@ -469,13 +476,15 @@ func TestOneMachineCannotFillTheServer(t *testing.T) {
 
 func TestBadSettingsAreNamed(t *testing.T) {
 	for want, change := range map[string]func(*Config){
-		"interface":      func(c *Config) { c.Interface = "" },
-		"subnet":         func(c *Config) { c.Subnet = netip.MustParsePrefix("fd00::/64") },
-		"our address":    func(c *Config) { c.Server = netip.MustParseAddr("10.0.0.1") },
-		"pool":           func(c *Config) { c.Pools = append(c.Pools, Range{addr17, netip.MustParseAddr("192.168.42.9")}) },
-		"script address": func(c *Config) { c.ScriptURL = func(n string) string { return fmt.Sprintf("http://%0100d/%s", 1, n) } },
-		"router":         func(c *Config) { c.Router = netip.MustParseAddr("10.0.0.1") },
-		"name server":    func(c *Config) { c.DNS = []netip.Addr{netip.MustParseAddr("::1")} },
+		"interface":       func(c *Config) { c.Interface = "" },
+		"subnet":          func(c *Config) { c.Subnet = netip.MustParsePrefix("fd00::/64") },
+		"our address":     func(c *Config) { c.Server = netip.MustParseAddr("10.0.0.1") },
+		"pool":            func(c *Config) { c.Pools = append(c.Pools, Range{addr17, netip.MustParseAddr("192.168.42.9")}) },
+		"script address":  func(c *Config) { c.ScriptURL = func(n string) string { return fmt.Sprintf("http://%0100d/%s", 1, n) } },
+		"program address": func(c *Config) { c.ProgramURL = func(n string) string { return fmt.Sprintf("http://%0120d/%s", 1, n) } },
+		"no program":      func(c *Config) { c.ProgramURL = nil },
+		"router":          func(c *Config) { c.Router = netip.MustParseAddr("10.0.0.1") },
+		"name server":     func(c *Config) { c.DNS = []netip.Addr{netip.MustParseAddr("::1")} },
 	} {
 		cfg := testConfig()
 		change(&cfg)

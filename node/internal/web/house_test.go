@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"offshoot/node/internal/boot"
@@ -85,6 +86,7 @@ func newHouse(t *testing.T) *house {
 	h.handler = New(Options{
 		View: h.state.View, Propose: h.propose,
 		OnDuty:    func(segment string) bool { return h.duty && segment == "s1" },
+		Programs:  fstest.MapFS{"snponly.efi": {Data: snponly}, "ipxe.efi": {Data: snponly}, "undionly.kpxe": {Data: snponly}},
 		Artifact:  artifact,
 		Sent:      func(digest string, n int64) { h.mu.Lock(); defer h.mu.Unlock(); h.sent[digest] += n },
 		Mint:      h.mint,

@@ -1,5 +1,5 @@
-// Package web is the plain HTTP that machines see while they boot and install: boot scripts, artifacts by digest, the
-// install config with its ticket, and the reports of the agent.
+// Package web is the plain HTTP that machines see while they boot and install: boot programs for firmware that loads them by
+// HTTP, boot scripts, artifacts by digest, the install config with its ticket, and the reports of the agent.
 //
 // Nothing here is secret but the install config, which is bound to the boot nonce of one lease, to the address that the
 // lease is for, and to the MAC behind that address. Boot scripts come only from the node that holds duty on the segment; an
@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -38,6 +39,8 @@ type Options struct {
 	Propose func(ctx context.Context, op swarm.Op) (swarm.Result, error)
 	// OnDuty says whether this node may answer boot requests of a segment now.
 	OnDuty func(segment string) bool
+	// Programs are the boot programs, those of boot.Programs.
+	Programs fs.FS
 	// Artifact opens bytes by digest; an error if they are not here.
 	Artifact func(digest string) (io.ReadSeekCloser, error)
 	// Sent hears how many bytes of an artifact a machine was sent, while they are.
@@ -87,6 +90,7 @@ func URL(self netip.Addr, nonce string) string {
 // Handler routes the requests.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+programs+"{name}", s.program) // HEAD too
 	mux.HandleFunc("GET /b/{nonce}/boot.ipxe", s.script)
 	mux.HandleFunc("GET /b/{nonce}/install", s.config)
 	mux.HandleFunc("POST /b/{nonce}/event", s.event)
@@ -128,15 +132,10 @@ func (s *Server) admit(r *http.Request) (visit, error) {
 		return v, refuse(http.StatusNotFound, "machine %s is not known", lease.MAC)
 	}
 	v.machine = machine
-	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-	if !ok {
-		return v, refuse(http.StatusInternalServerError, "the connection has no local address")
+	var err error
+	if v.self, err = asked(r); err != nil {
+		return v, refuse(http.StatusInternalServerError, "%v", err)
 	}
-	self, err := netip.ParseAddrPort(local.String())
-	if err != nil {
-		return v, refuse(http.StatusInternalServerError, "local address: %v", err)
-	}
-	v.self = self.Addr().Unmap()
 	from, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil || from.Addr().Unmap() != lease.Addr {
 		return v, refuse(http.StatusConflict, "the boot nonce belongs to %s, not to %s", lease.Addr, r.RemoteAddr)
@@ -145,6 +144,19 @@ func (s *Server) admit(r *http.Request) (visit, error) {
 		return v, refuse(http.StatusConflict, "%s is used by %s, but leased to %s", lease.Addr, mac, lease.MAC)
 	}
 	return v, nil
+}
+
+// asked is our address that a request came to.
+func asked(r *http.Request) (netip.Addr, error) {
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if !ok {
+		return netip.Addr{}, errors.New("the connection has no local address")
+	}
+	self, err := netip.ParseAddrPort(local.String())
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("local address: %w", err)
+	}
+	return self.Addr().Unmap(), nil
 }
 
 // fail answers a refusal. The body is for people; agents show it on their console.

@@ -1,0 +1,81 @@
+package web
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"offshoot/node/internal/boot"
+	"offshoot/swarm"
+)
+
+// programs is the path of the boot programs. They are no secret and name no machine, so there is no nonce in it: iPXE asks DHCP
+// for its script itself, whoever loaded it.
+const programs = "/boot/"
+
+// ProgramURL is where UEFI firmware finds a boot program by HTTP, on the node that has this address on the segment. "" is the
+// folder. The address is a literal, so that firmware needs no name server.
+func ProgramURL(self netip.Addr, name string) string {
+	return "http://" + netip.AddrPortFrom(self, Port).String() + programs + name
+}
+
+// program serves what UEFI HTTP boot loads, as OVMF was seen to load it: HEAD, whose Content-Length is the size of the buffer
+// that it makes, then GET on the same connection. The type says that it is a program and not a disk. Duty is not asked for: these
+// bytes are the same everywhere.
+func (s *Server) program(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("name")
+	data, err := s.programFile(r, name)
+	mac := s.leaseholder(r)
+	if err != nil {
+		s.o.Trace(mac, r.Method+" boot program", "", "404: "+err.Error()) // a name of its choice only within this sentence
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	}
+	kind := "application/efi" // UEFI 2.10, 24.7
+	if name == boot.Autoexec {
+		kind = "text/plain; charset=utf-8"
+	}
+	w.Header().Set("Content-Type", kind)
+	answer := "size only"
+	if r.Method == http.MethodGet {
+		answer = fmt.Sprintf("%d bytes", len(data))
+	}
+	var sent int64
+	http.ServeContent(&counted{ResponseWriter: w, sent: func(n int64) { sent += n }}, r, "", time.Time{}, bytes.NewReader(data))
+	if r.Method == http.MethodGet && sent < int64(len(data)) { // it hung up, or wanted a part
+		answer = fmt.Sprintf("%d of %d bytes", sent, len(data))
+	}
+	s.o.Trace(mac, what(r), answer, "")
+}
+
+func (s *Server) programFile(r *http.Request, name string) ([]byte, error) {
+	if name == boot.Autoexec {
+		at, err := asked(r)
+		return []byte(boot.AutoexecScript(ProgramURL(at, ""))), err
+	}
+	if !boot.LoadedByHTTP(name) {
+		return nil, fmt.Errorf("there is no boot program %.40q for HTTP boot", name)
+	}
+	return fs.ReadFile(s.o.Programs, name)
+}
+
+// leaseholder is the machine that has the address of whoever asks, "" if nobody has it.
+func (s *Server) leaseholder(r *http.Request) swarm.MAC {
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return ""
+	}
+	view, addr := s.o.View(), from.Addr().Unmap()
+	for _, segment := range view.Segments() {
+		if !segment.Network.Contains(addr) {
+			continue
+		}
+		if lease, ok := view.Lease(segment.ID, addr); ok {
+			return lease.MAC
+		}
+	}
+	return ""
+}
