@@ -6,6 +6,7 @@ import (
 	"log"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -208,14 +209,24 @@ type sockets struct {
 	ctx context.Context //nolint:containedctx // the transport's own life: memberlist's dial is given none; cut ends it
 }
 
+// anyPort is how often a port is drawn if any will do: what the kernel finds free for TCP may be another's for UDP.
+const anyPort = 10
+
 func newSockets(bind netip.AddrPort, logger *log.Logger) (s *sockets, hangUp func(), err error) {
-	n, err := memberlist.NewNetTransport(&memberlist.NetTransportConfig{
-		BindAddrs: []string{bind.Addr().String()},
-		BindPort:  int(bind.Port()),
-		Logger:    logger,
-	})
-	if err != nil {
-		return nil, nil, err
+	var n *memberlist.NetTransport
+	for try := 1; ; try++ {
+		n, err = memberlist.NewNetTransport(&memberlist.NetTransportConfig{
+			BindAddrs: []string{bind.Addr().String()},
+			BindPort:  int(bind.Port()),
+			Logger:    logger,
+		})
+		if err == nil {
+			break
+		}
+		// memberlist hides the cause, and looks for these words itself.
+		if bind.Port() != 0 || try == anyPort || !strings.Contains(err.Error(), "address already in use") {
+			return nil, nil, err
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	return &sockets{NetTransport: n, ctx: ctx}, cancel, nil
