@@ -3,13 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
-	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"offshoot/node"
 	"offshoot/node/status"
@@ -26,9 +22,9 @@ Durable nodes do the same by themselves before they are warm. prefetch is for a 
 filling a node before its uplink is cut, and for seeing what does not come. It goes on only as long as you wait; what has come is
 kept, and the next prefetch goes on from there.`,
 		RunE: s.asking(func(ctx context.Context, n *node.Client, args []string) error {
-			show := &meter{w: os.Stderr, live: term.IsTerminal(int(os.Stderr.Fd())), now: time.Now}
-			err := n.Prefetch(ctx, args[0], show.say)
-			show.end()
+			show := &meter{progress: newProgress(), now: time.Now}
+			err := n.Prefetch(ctx, args[0], show.step)
+			show.draw(time.Now(), "")
 			if err != nil {
 				return err
 			}
@@ -43,42 +39,23 @@ kept, and the next prefetch goes on from there.`,
 	}
 }
 
-// plainPause is how often progress is told where it can not be overwritten.
-const plainPause = 5 * time.Second
-
-// meter shows how far a prefetch is: one line that changes on a terminal, else a line now and then.
+// meter shows how far a prefetch is.
 type meter struct {
-	w    io.Writer
-	live bool
-	now  func() time.Time
+	*progress
+	now func() time.Time
 
-	last         status.Prefetch
-	began, shown time.Time
-	width        int // of the line on the terminal
+	last  status.Prefetch
+	began time.Time
 }
 
-func (m *meter) say(p status.Prefetch) {
+func (m *meter) step(p status.Prefetch) {
 	now := m.now()
 	if m.began.IsZero() {
 		m.began = now
 	}
 	m.last = p
-	switch {
-	case p.Ended:
-	case m.live:
-		line := plain(progressLine(p, now.Sub(m.began)))
-		_, _ = fmt.Fprintf(m.w, "\r%s%s", line, strings.Repeat(" ", max(0, m.width-len(line))))
-		m.width = len(line)
-	case m.shown.IsZero() || now.Sub(m.shown) >= plainPause:
-		m.shown = now
-		_, _ = fmt.Fprintln(m.w, plain(progressLine(p, now.Sub(m.began))))
-	}
-}
-
-// end leaves the line on the terminal as it is.
-func (m *meter) end() {
-	if m.width > 0 {
-		_, _ = fmt.Fprintln(m.w)
+	if !p.Ended {
+		m.draw(now, plain(progressLine(p, now.Sub(m.began))))
 	}
 }
 

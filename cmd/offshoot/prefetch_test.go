@@ -25,19 +25,19 @@ func TestProgressIsOneLineOnATerminalAndSomeElsewhere(t *testing.T) {
 fetching    4 %  20.0 MB of 420.0 MB  kernel
 fetching   52 %  220.0 MB of 420.0 MB  33.3 MB/s  6s left  an image [2J
 `},
-		{true, "\n\r" + `fetching    4 %  20.0 MB of 420.0 MB  kernel` +
-			"\r" + `fetching   28 %  120.0 MB of 420.0 MB  33.3 MB/s  9s left  image` +
-			"\r" + `fetching   52 %  220.0 MB of 420.0 MB  33.3 MB/s  6s left  an image [2J` +
-			"\r" + `fetching  100 %  420.0 MB of 420.0 MB  44.4 MB/s  set                  ` + "\n"},
+		{true, "\n" + clearLine + `fetching    4 %  20.0 MB of 420.0 MB  kernel` +
+			clearLine + `fetching   28 %  120.0 MB of 420.0 MB  33.3 MB/s  9s left  image` +
+			clearLine + `fetching   52 %  220.0 MB of 420.0 MB  33.3 MB/s  6s left  an image [2J` +
+			clearLine + `fetching  100 %  420.0 MB of 420.0 MB  44.4 MB/s  set` + clearLine},
 	} {
 		var out bytes.Buffer
 		now := noon
-		m := meter{w: &out, live: c.live, now: func() time.Time { return now }}
+		m := meter{progress: &progress{out: &out, terminal: c.live}, now: func() time.Time { return now }}
 		for _, p := range steps {
-			m.say(p)
+			m.step(p)
 			now = now.Add(3 * time.Second)
 		}
-		m.end()
+		m.draw(now, "")
 		same(t, out.String(), c.want)
 	}
 	if got := progressLine(status.Prefetch{}, time.Minute); got != "fetching  100 %  0.0 MB of 0.0 MB  " {

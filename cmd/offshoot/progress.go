@@ -50,16 +50,25 @@ const clearLine = "\r\x1b[K"
 
 // show says how far these are. It may be called as often as one likes.
 func (p *progress) show(now time.Time, all []status.Fetch) {
+	if len(all) == 0 {
+		p.draw(now, "")
+		return
+	}
+	p.draw(now, fetchesLine(all))
+}
+
+// draw puts this line in the place of the former one, "" for none.
+func (p *progress) draw(now time.Time, line string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case p.terminal && len(all) > 0:
-		_, _ = fmt.Fprint(p.out, clearLine+p.fit(fetchesLine(all)))
+	case p.terminal && line != "":
+		_, _ = fmt.Fprint(p.out, clearLine+p.fit(line))
 		p.drawn = true
 	case p.terminal:
 		p.clear()
-	case len(all) > 0 && now.Sub(p.wrote) >= plainStep:
-		_, _ = fmt.Fprintln(p.out, fetchesLine(all))
+	case line != "" && now.Sub(p.wrote) >= plainStep:
+		_, _ = fmt.Fprintln(p.out, line)
 		p.wrote = now
 	}
 }

@@ -21,6 +21,7 @@ type transport struct {
 	hangUp  func() // ends dials under way
 	member  func(netip.Addr) bool
 	streams chan net.Conn
+	packets chan *memberlist.Packet
 	closing chan struct{} // nobody takes streams any more
 	filter  sync.WaitGroup
 	done    chan struct{} // nothing below offers them any more
@@ -47,9 +48,10 @@ var _ memberlist.NodeAwareTransport = (*transport)(nil)
 func newTransport(below memberlist.NodeAwareTransport, hangUp func(), member func(netip.Addr) bool) *transport {
 	t := &transport{
 		NodeAwareTransport: below, hangUp: hangUp, member: member, conns: map[*conn]struct{}{},
-		streams: make(chan net.Conn), closing: make(chan struct{}), done: make(chan struct{}),
+		streams: make(chan net.Conn), packets: make(chan *memberlist.Packet), closing: make(chan struct{}), done: make(chan struct{}),
 	}
 	t.filter.Go(t.accept)
+	t.filter.Go(t.sift)
 	return t
 }
 
@@ -168,19 +170,25 @@ type conn struct {
 	t    *transport
 	from netip.Addr
 	left int
+	seal sealCheck
 }
 
 var errTooLong = errors.New("a stranger's stream is too long")
 
 func (c *conn) Read(b []byte) (int, error) {
-	if c.left < 0 {
-		return c.Conn.Read(b)
-	}
 	if c.left == 0 {
 		return 0, errTooLong
 	}
-	n, err := c.Conn.Read(b[:min(len(b), c.left)])
-	c.left -= n
+	if c.left > 0 {
+		b = b[:min(len(b), c.left)]
+	}
+	n, err := c.Conn.Read(b)
+	if c.left > 0 {
+		c.left -= n
+	}
+	if bad := c.seal.pass(b[:n]); bad != nil {
+		return 0, bad
+	}
 	return n, err
 }
 
