@@ -46,7 +46,7 @@ func demo(ctx context.Context) (err error) {
 	if lab.KVM() {
 		fmt.Println("virtual machines run on KVM")
 	} else {
-		fmt.Println("no KVM here: virtual machines are emulated, which takes about a quarter of an hour")
+		fmt.Println("no KVM here: virtual machines are emulated, which takes about ten minutes")
 	}
 	w, err := story.NewWorld(story.Options{
 		Binary: binary, Image: image, Dir: dir, Say: func(line string) { fmt.Println(line) }, Fourth: true,
