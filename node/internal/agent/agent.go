@@ -115,7 +115,7 @@ type run struct {
 	o      Options
 	client *client
 	told   bool // the event `agent` was sent
-	alone  bool // an exchange brought another image than it should have: HTTP alone from then on
+	alone  bool // what an exchange brought could not be unpacked: HTTP alone from then on
 }
 
 // arming carries out one config, in up to three attempts. done means installed and acknowledged.

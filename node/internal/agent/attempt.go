@@ -105,8 +105,8 @@ func (r *run) writeImage(ctx context.Context, cfg install.Config, disk *heldDisk
 	p, err := image.Write(ctx, disk, source, image.WriteOptions{Progress: func(p image.Progress) {
 		last.Store(&step{bytes: p.Written, percent: before + int(p.Stored*int64(100-before)/max(cfg.Image.Size, 1))})
 	}})
-	r.alone = r.alone || errors.Is(err, image.ErrDigest) && from.spare != nil
 	if err != nil {
+		r.alone = r.alone || from.spare != nil // a decoder may fall over wrong bytes before their digest tells
 		return from, err
 	}
 	took := time.Since(start)

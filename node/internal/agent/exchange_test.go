@@ -135,6 +135,20 @@ func TestExchangeThatBringsAnotherImageIsNotTriedAgain(t *testing.T) {
 	n, e, disk := exchanging(t)
 	e.stored = bytes.Clone(e.stored)
 	e.stored[len(e.stored)-1] ^= 1
+	onlyHTTPIsBelieved(t, n, e, disk)
+}
+
+// A decoder notices before the digest is known.
+func TestExchangeThatBringsWhatCannotBeUnpackedIsNotTriedAgain(t *testing.T) {
+	_, e, disk := exchanging(t)
+	n := newNode(t, compress(t, e.stored), install.FormatRawZstd, int64(len(e.stored)))
+	n.cfg.Image.InfoHash = strings.Repeat("1a", 20)
+	e.stored = bytes.Repeat([]byte("no frame"), int(n.cfg.Image.Size)/8+1)[:n.cfg.Image.Size]
+	onlyHTTPIsBelieved(t, n, e, disk)
+}
+
+func onlyHTTPIsBelieved(t *testing.T, n *node, e *neighbourhood, disk string) {
+	t.Helper()
 	if account := installTogether(t, n, e, disk); e.joins != 1 || !strings.Contains(account, "by HTTP") || strings.Contains(account, "pieces") {
 		t.Errorf("joined %d times; %s", e.joins, account)
 	}
