@@ -75,16 +75,14 @@ func refusedInstaller(view swarm.View, p identity.Peer) string {
 	return ""
 }
 
-// near lets a machine that installs itself in from the address that is leased to it on one of our segments, and from nowhere
-// else. Nodes come from everywhere.
-type near struct {
+// picky is a listener that hangs up on whom it does not admit.
+type picky struct {
 	net.Listener
-	view func() swarm.View
-	self swarm.NodeID
+	admits func(net.Conn) bool
 }
 
 // Accept implements net.Listener.
-func (l near) Accept() (net.Conn, error) {
+func (l picky) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.Listener.Accept()
 		if err != nil || l.admits(conn) {
@@ -94,16 +92,23 @@ func (l near) Accept() (net.Conn, error) {
 	}
 }
 
-func (l near) admits(conn net.Conn) bool {
+// admitsExchange lets a machine that installs itself in from the address that is leased to it on one of our segments, and from
+// nowhere else. Nodes come from everywhere.
+func (s *services) admitsExchange(conn net.Conn) bool {
 	p, ok := peerBehind(conn)
 	if !ok {
 		return false
 	}
-	if p.Role != identity.RoleInstall {
-		return true
-	}
+	return p.Role != identity.RoleInstall || nearby(s.state.View(), s.memory.Node, p.Node, callerOf(conn))
+}
+
+// callerOf is where a connection comes from.
+func callerOf(conn net.Conn) netip.Addr {
 	at, err := netip.ParseAddrPort(conn.RemoteAddr().String())
-	return err == nil && nearby(l.view(), l.self, p.Node, at.Addr().Unmap())
+	if err != nil {
+		return netip.Addr{}
+	}
+	return at.Addr().Unmap()
 }
 
 // nearby says whether a machine that installs itself has this address, on a segment that a node has a port on.

@@ -47,19 +47,26 @@ func joinExchange(ctx context.Context, cfg install.Config, meet agent.Meet) (_ a
 	if g.dir, err = os.MkdirTemp("", "offshoot-guest-"); err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(g.dir))
+		}
+	}()
 	id, err := admitted(ctx, cfg.Join, g.dir)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("no admission: %w", err), os.RemoveAll(g.dir))
+		return nil, fmt.Errorf("no admission: %w", err)
 	}
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp4", ":0")
 	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(g.dir))
+		return nil, err
 	}
 	g.port = l.Addr().(*net.TCPAddr).Port
 	mux := identity.NewMux(l, id, slog.New(slog.DiscardHandler))
 	g.around.Store(&install.Neighbours{})
+	segment := cfg.Join.Address.Masked()
 	g.Guest, err = share.NewGuest(share.GuestOptions{
-		Listener: within{mux.Listener(identity.ProtoShare), cfg.Join.Address.Masked()}, Caller: memberAt,
+		Listener: picky{mux.Listener(identity.ProtoShare), func(c net.Conn) bool { return segment.Contains(callerOf(c)) }},
+		Caller:   memberAt,
 		Dial: func(ctx context.Context, p share.Peer) (net.Conn, error) {
 			return id.Dial(ctx, identity.ProtoShare, p.Addr, swarm.NodeID(p.ID))
 		},
@@ -67,7 +74,7 @@ func joinExchange(ctx context.Context, cfg install.Config, meet agent.Meet) (_ a
 		Part:  func() (i, n int) { a := g.around.Load(); return a.Part, a.Parts },
 	})
 	if err != nil {
-		return nil, errors.Join(err, l.Close(), os.RemoveAll(g.dir))
+		return nil, errors.Join(err, l.Close())
 	}
 	ctx, g.end = context.WithCancel(ctx)
 	g.look(ctx)
@@ -162,27 +169,6 @@ func (g *guest) Close() error {
 	err := g.Guest.Close()
 	g.running.Wait()
 	return errors.Join(err, os.RemoveAll(g.dir))
-}
-
-// within accepts connections from one network only.
-type within struct {
-	net.Listener
-	network netip.Prefix
-}
-
-// Accept implements net.Listener.
-func (l within) Accept() (net.Conn, error) {
-	for {
-		conn, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		from, err := netip.ParseAddrPort(conn.RemoteAddr().String())
-		if err == nil && l.network.Contains(from.Addr().Unmap()) {
-			return conn, nil
-		}
-		_ = conn.Close()
-	}
 }
 
 // exchangersOn are the nodes that have a port on a segment and hold what is installed there, this node first. Each answers on its

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"time"
 
 	"offshoot/node/internal/mirror"
@@ -14,22 +13,6 @@ import (
 	"offshoot/swarm"
 	"offshoot/swarm/share"
 )
-
-// sets keeps the working sets of the profiles: it writes down what installs fetched here, and fetches ahead what any node wrote
-// down.
-type sets struct {
-	*replica
-	store    *share.Store
-	fetch    func(ctx context.Context, d share.Digest, size int64, progress func(int64)) error
-	mirror   func() *mirror.Mirror   // nil while there is no repository
-	fits     func(bytes int64) error // says that there is no room to fetch ahead; nil: there is
-	alone    bool                    // this node fetches nothing ahead: it expects to leave
-	recorder workset.Recorder
-	wake     chan struct{} // has room for one: who waits for the sets may look again
-	log      *slog.Logger
-
-	kept setStates
-}
 
 // served is called by the mirror after each file that it gave out.
 func (s *sets) served(f mirror.Served) {

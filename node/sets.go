@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -15,6 +16,22 @@ import (
 	"offshoot/swarm"
 	"offshoot/swarm/share"
 )
+
+// sets keeps the working sets of the profiles: it writes down what installs fetched here, and fetches ahead what any node wrote
+// down.
+type sets struct {
+	*replica
+	store    *share.Store
+	fetch    func(ctx context.Context, d share.Digest, size int64, progress func(int64)) error
+	mirror   func() *mirror.Mirror   // nil while there is no repository
+	fits     func(bytes int64) error // says that there is no room to fetch ahead; nil: there is
+	alone    bool                    // this node fetches nothing ahead: it expects to leave
+	recorder workset.Recorder
+	wake     chan struct{} // has room for one: who waits for the sets may look again
+	log      *slog.Logger
+
+	kept setStates
+}
 
 // setStates is how far this node is with each working set, by the digest of its list: a list that has grown is another one.
 type setStates struct {

@@ -27,7 +27,7 @@ func (s *services) sharing(l net.Listener) (*share.Torrent, error) {
 			Caller: s.asking,
 			Moved:  s.freight.moved,
 		},
-		Listener: metered{near{l, s.state.View, s.memory.Node}, func(c net.Conn) net.Conn { return s.metered(c, memberAt(c)) }},
+		Listener: metered{picky{l, s.admitsExchange}, func(c net.Conn) net.Conn { return s.metered(c, memberAt(c)) }},
 		Caller:   memberAt,
 		Dial: func(ctx context.Context, p share.Peer) (net.Conn, error) {
 			conn, err := s.identity.Dial(ctx, identity.ProtoShare, p.Addr, swarm.NodeID(p.ID))
