@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -28,6 +29,8 @@ func TestDetect(t *testing.T) {
 		{"ForeignServerIsNamedWithWhatItOffers", detectForeign},
 		{"PortThatWasDownIsLookedAtAndPutBack", detectDown},
 		{"ConfigurationStartsASeed", detectThenSeed},
+		{"DryRunSaysWhatItWouldAnswerAndAnswersNothing", detectDryRun},
+		{"DryRunRefusesAsASeedDoes", detectDryRunRefuses},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -128,4 +131,61 @@ func detectThenSeed(w *badWorld) {
 	if s := w.status(); len(s.Segments) != 1 || s.Segments[0].Network != "192.168.77.0/24" {
 		w.t.Errorf("it serves %+v", s.Segments)
 	}
+}
+
+func detectDryRun(w *badWorld) {
+	lab.Need(w.t, "dhclient")
+	w.run(w.host, "ip", "link", "set", "lan0", "down")
+	capture, err := w.lan.Capture(filepath.Join(w.lab.Dir(), "lan0.pcap"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	temp := filepath.Join(w.lab.Dir(), "temp")
+	if err := os.Mkdir(temp, 0o700); err != nil {
+		w.t.Fatal(err)
+	}
+	before := w.port()
+	r := w.start(w.host, "env", append([]string{"TMPDIR=" + temp, w.binary}, w.seedArgs("--dry-run")...)...)
+	r.says("listening")
+	if during := w.port(); strings.Contains(during, "192.168.42") {
+		w.t.Errorf("the port has an address, to which somebody could speak:\n%s", during)
+	}
+	client := w.another("client", w.lan)
+	files := filepath.Join(w.lab.Dir(), "client")
+	w.start(client, "dhclient", "-d", "-1", "-sf", "/bin/true", "-cf", "/dev/null", "-lf", files+".leases", "-pf", files+".pid", "lan0")
+	r.says("answer    " + client.MAC(w.lan).String() + "  DISCOVER from client")
+	r.says("OFFER 192.168.42.")
+	r.says("(a free address of the pool)")
+	// It has asked again: an answer to the first time would be in the capture by now.
+	r.await("the client asks again", func() bool { return strings.Count(r.String(), "OFFER 192.168.42.") > 1 })
+	r.signal(syscall.SIGINT)
+	r.ends(0, "DHCP packets would have been answered")
+	w.same(before)
+	all, err := lab.ReadDHCP(capture.Path())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	heard := 0
+	for _, m := range all {
+		switch {
+		case m.Reply:
+			w.t.Errorf("it answered: %s", m)
+		case m.MAC.String() == client.MAC(w.lan).String():
+			heard++
+		}
+	}
+	if heard < 2 {
+		w.t.Errorf("the capture holds %d packets of the client: this proves nothing", heard)
+	}
+	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
+		w.t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+func detectDryRunRefuses(w *badWorld) {
+	lab.Need(w.t, "dnsmasq")
+	w.dnsmasq(w.another("router", w.lan))
+	before := w.port()
+	w.seed("--dry-run", "--probe", "4s").ends(3, "another DHCP server is on this segment: 192.168.42.254")
+	w.same(before)
 }

@@ -26,7 +26,7 @@ type seedFlags struct {
 	voters                                                                                               int
 	metrics                                                                                              string
 	probe                                                                                                time.Duration
-	autoApprove                                                                                          bool
+	autoApprove, dryRun                                                                                  bool
 	config                                                                                               string
 	from                                                                                                 map[string]string // where the file set a flag: FILE:LINE: flag
 }
@@ -49,10 +49,13 @@ over, and this one can be unplugged.
 Started again on the same data directory, seed goes on where it was; --image is needed only the
 first time. Ctrl-C hands everything over first; a second Ctrl-C leaves at once.
 
-Will it break my network? offshoot detect looks before anything is served.`,
+Will it break my network? offshoot detect looks before anything is served. --dry-run goes further: it probes, listens on
+the port, and says of each DHCP packet what would have been answered and why, or why not. It answers nothing, gives the
+port no address, and founds nothing. Since nobody gets an address, it does not see how a boot would go on.`,
 		Example: `  sudo offshoot seed --interface eth1 --image debian13.raw.zst
   sudo offshoot seed --image debian13.raw.zst --ssh-key ~/.ssh/id_ed25519.pub --auto-approve
-  sudo offshoot seed --config seed.yaml`,
+  sudo offshoot seed --config seed.yaml
+  sudo offshoot seed --interface eth1 --dry-run`,
 		Args: exactly(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if f.config != "" {
@@ -69,6 +72,7 @@ Will it break my network? offshoot detect looks before anything is served.`,
 	}
 	fl := c.Flags()
 	fl.StringVar(&f.config, "config", "", "file with these flags, a line \"flag: value\" each in YAML, such as offshoot detect -o yaml prints; - reads stdin. Flags on the command line win")
+	fl.BoolVar(&f.dryRun, "dry-run", false, "answer nothing: say what would be answered to the machines on the port, until Ctrl-C")
 	fl.StringVarP(&f.iface, "interface", "i", "", "Ethernet port to serve (default: the one with link, no address and no default route)")
 	fl.StringVar(&f.network, "network", "", "our address on the segment, with the length of its network (default 192.168.42.1/24)")
 	fl.StringVar(&f.within, "range", "", "where further segments are cut from (default 10.42.0.0/16)")
@@ -127,7 +131,22 @@ func (f *seedFlags) run(ctx context.Context, s *settings) error {
 			return err
 		}
 	}
-	return s.runNode(ctx, node.Options{Seed: seed, Name: f.name, Metrics: f.metrics})
+	o := node.Options{Seed: seed, Name: f.name, Metrics: f.metrics}
+	if f.dryRun {
+		return s.dryRun(ctx, o)
+	}
+	return s.runNode(ctx, o)
+}
+
+// dryRun says what a node would do. Nothing is handed over at its end, so that a signal ends it at once.
+func (s *settings) dryRun(ctx context.Context, o node.Options) error {
+	p := newProgress()
+	log, err := s.loggerTo(p)
+	if err != nil {
+		return err
+	}
+	o.DataDir, o.Version, o.Logger, o.Say = s.dataDir, version, log, p.say
+	return node.DryRun(ctx, o)
 }
 
 // access finds out how people get into the new machines: somebody must be able to.
@@ -164,7 +183,11 @@ func (f *seedFlags) access(ctx context.Context, seed *node.Seed) error {
 	if seed.RootHash != "" || len(seed.SSHKeys) > 0 {
 		return nil
 	}
-	if !term.IsTerminal(int(os.Stdin.Fd())) {
+	terminal := term.IsTerminal(int(os.Stdin.Fd()))
+	if f.dryRun && terminal {
+		return nil // it would be asked
+	}
+	if !terminal {
 		return usage("nobody could log in to the new machines: give --ssh-key FILE or --password-hash HASH, or run this on a terminal to be asked")
 	}
 	hash, err := askPassword(ctx)
