@@ -288,12 +288,14 @@ func (w *badWorld) status() status.Status {
 }
 
 // dnsmasq gives addresses from .200 on, on a host that it first gives .254.
-func (w *badWorld) dnsmasq(h *lab.Host) *badRun {
+func (w *badWorld) dnsmasq(h *lab.Host, more ...string) *badRun {
 	w.t.Helper()
 	w.run(h, "ip", "addr", "replace", "192.168.42.254/24", "dev", "lan0")
-	r := w.start(h, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--pid-file=", "--log-facility=-",
+	r := w.start(h, "dnsmasq", append([]string{
+		"--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--pid-file=", "--log-facility=-",
 		"--interface=lan0", "--bind-interfaces", "--no-ping", "--dhcp-authoritative", "--log-dhcp",
-		"--dhcp-leasefile="+filepath.Join(w.t.TempDir(), "leases"), "--dhcp-range=192.168.42.200,192.168.42.220,120")
+		"--dhcp-leasefile=" + filepath.Join(w.t.TempDir(), "leases"), "--dhcp-range=192.168.42.200,192.168.42.220,120",
+	}, more...)...)
 	r.says("DHCP, sockets bound")
 	return r
 }

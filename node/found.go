@@ -54,15 +54,39 @@ var ErrForeignDHCP = errors.New("another DHCP server is on this segment")
 // linkTime is how long a port may take to get link after it was brought up.
 const linkTime = 10 * time.Second
 
+// network is our own address on the segment.
+func (s Seed) network() netip.Prefix {
+	if !s.Network.IsValid() {
+		return DefaultNetwork
+	}
+	return s.Network
+}
+
+// resuming is the seed that goes on with the swarm of its data directory: on the network that this was founded on.
+func (s Seed) resuming(m memory) (Seed, error) {
+	if s.Network.IsValid() && s.Network != m.Address {
+		return s, fmt.Errorf("this swarm was founded on %s, not on %s: leave --network out, or choose another --data-dir", m.Address, s.Network)
+	}
+	s.Network = m.Address
+	return s, nil
+}
+
 // stake chooses the port and takes the address. The undo journal takes both back when the seed stops.
 func (s Seed) stake(ctx context.Context, undo *segment.Journal, want swarm.MAC) (segment.Port, netip.Prefix, error) {
+	network := s.network()
+	port, err := s.port(ctx, undo, want)
+	if err != nil {
+		return port, network, err
+	}
+	_, err = undo.Configure(port, network)
+	return port, network, err
+}
+
+// port chooses the port and sees that it is up and has link.
+func (s Seed) port(ctx context.Context, undo *segment.Journal, want swarm.MAC) (segment.Port, error) {
 	ports, err := segment.Ports()
 	if err != nil {
-		return segment.Port{}, netip.Prefix{}, err
-	}
-	network := s.Network
-	if !network.IsValid() {
-		network = DefaultNetwork
+		return segment.Port{}, err
 	}
 	var port segment.Port
 	if want != "" && s.Interface == "" {
@@ -70,21 +94,10 @@ func (s Seed) stake(ctx context.Context, undo *segment.Journal, want swarm.MAC) 
 	} else {
 		port, err = segment.Choose(ports, s.Interface)
 	}
-	if err != nil {
-		return segment.Port{}, netip.Prefix{}, err
+	if err != nil || port.Up {
+		return port, err
 	}
-	if !port.Up {
-		if _, err := undo.Raise(port); err != nil {
-			return port, network, err
-		}
-		bounded, cancel := context.WithTimeout(ctx, linkTime)
-		defer cancel()
-		if port, err = segment.AwaitLink(bounded, port.Name); err != nil {
-			return port, network, err
-		}
-	}
-	_, err = undo.Configure(port, network)
-	return port, network, err
+	return raise(ctx, undo, port)
 }
 
 // probe refuses a segment on which somebody else gives addresses.

@@ -9,9 +9,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"offshoot/handoff"
+	"offshoot/node/internal/segment"
 	"offshoot/swarm"
 )
 
@@ -32,6 +34,18 @@ type memory struct {
 	Segment   string           `json:"segment"`
 	Keys      []string         `json:"keys"`    // gossip keyring, as identity.Key encodes it
 	Members   []netip.AddrPort `json:"members"` // gossip addresses that were good last
+}
+
+// mark is what our own DHCP probes carry, so that nodes of this swarm know them.
+func (m memory) mark() string { return "offshoot " + m.Swarm }
+
+// mine says of a DHCP server whether it is of this swarm, as far as that is known before the ledger runs: whom it met last, and
+// itself.
+func (m memory) mine(address netip.Prefix, port segment.Port) func(segment.Server) bool {
+	return func(s segment.Server) bool {
+		met := slices.ContainsFunc(m.Members, func(a netip.AddrPort) bool { return a.Addr() == s.ID })
+		return met || s.ID == address.Addr() && s.MAC == port.MAC
+	}
 }
 
 func memoryPath(dir string) string { return filepath.Join(dir, "node.json") }

@@ -15,7 +15,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -121,11 +120,17 @@ func (n *Node) Run(ctx context.Context) (err error) {
 // seed founds a swarm, or goes on with the one that was founded here.
 func (n *Node) seed(ctx context.Context, s *services, member bool) error {
 	seed := *n.o.Seed
-	if member && !s.memory.Ephemeral {
-		return fmt.Errorf("%s belongs to an installed node: run `offshoot node`, or choose another --data-dir", n.o.DataDir)
+	if err := seedable(n.o.DataDir, s.memory, member); err != nil {
+		return err
 	}
 	if !member && seed.Image == "" {
 		return fmt.Errorf("%w: name a disk image with --image, for example one made by: offshoot image build debian:13 -o debian13.raw.zst", ErrNoImage)
+	}
+	if member {
+		var err error
+		if seed, err = seed.resuming(s.memory); err != nil {
+			return err
+		}
 	}
 	port, address, err := seed.stake(ctx, s.undo, s.memory.Port)
 	if err != nil {
@@ -138,12 +143,7 @@ func (n *Node) seed(ctx context.Context, s *services, member bool) error {
 	defer stop()
 	started := time.Now()
 	go func() {
-		// The ledger does not run yet: whom it met last is what a seed that comes back knows of its swarm.
-		mine := func(x segment.Server) bool {
-			met := slices.ContainsFunc(s.memory.Members, func(m netip.AddrPort) bool { return m.Addr() == x.ID })
-			return met || x.ID == address.Addr() && x.MAC == port.MAC
-		}
-		prober := segment.Prober{Log: n.log, Mark: s.mark(), Mine: mine}
+		prober := segment.Prober{Log: n.log, Mark: s.mark(), Mine: s.memory.mine(address, port)}
 		probed <- seed.probe(probing, port, prober)
 	}()
 	if err := s.stock(ctx, seed); err != nil {
@@ -167,8 +167,6 @@ func (n *Node) seed(ctx context.Context, s *services, member bool) error {
 		}
 		found.Profile = &s.stocked.profile
 		s.memory, s.founding = m, &found
-	} else if s.memory.Address != address {
-		return fmt.Errorf("this swarm was founded on %s, not on %s: leave --network out, or choose another --data-dir", s.memory.Address, address)
 	}
 	return s.run(ctx)
 }

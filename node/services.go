@@ -65,8 +65,7 @@ type services struct {
 	stop    context.CancelCauseFunc
 }
 
-// mark is what our own DHCP probes carry, so that nodes of this swarm know them.
-func (s *services) mark() string { return "offshoot " + s.memory.Swarm }
+func (s *services) mark() string { return s.memory.mark() }
 
 // stock prepares the seed's profile.
 func (s *services) stock(ctx context.Context, seed Seed) error {

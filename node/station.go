@@ -116,13 +116,9 @@ func (o *outfit) dhcp(p *post) (task.Task, error) {
 func giving(p *post, r *replica, o dhcp.Options) (task.Task, error) {
 	self := p.port.Address.Addr()
 	c := &o.Config
-	c.Server, c.Router, c.Subnet = self, self, p.segment.Network
 	pools := p.pools()
-	for _, pool := range pools {
-		c.Pools = append(c.Pools, dhcp.Range{First: pool.First, Last: pool.Last})
-	}
-	c.ScriptURL = func(nonce string) string { return web.URL(self, nonce) }
-	c.ProgramURL = func(name string) string { return web.ProgramURL(self, name) }
+	// The agent keeps its lease while it writes an image; nobody renews for a machine without an operating system.
+	onSegment(c, self, p.segment.Network, pools, r.ages.longest)
 	c.Hostname = func(mac swarm.MAC) string {
 		m, _ := r.state.View().Machine(mac)
 		return m.Name
@@ -135,8 +131,6 @@ func giving(p *post, r *replica, o dhcp.Options) (task.Task, error) {
 		}
 		return false
 	}
-	// The agent keeps its lease while it writes an image; nobody renews for a machine without an operating system.
-	c.IPXELease, c.Lease, c.Sole = r.ages.longest, r.ages.longest, true
 	if o.Listen == nil {
 		o.Listen = dhcp.Listen
 	}
@@ -154,6 +148,17 @@ func giving(p *post, r *replica, o dhcp.Options) (task.Task, error) {
 		defer stop()
 		return p.serveFrom(ctx, pools, r, server)
 	}), nil
+}
+
+// onSegment is what the server of a segment tells all of its machines.
+func onSegment(c *dhcp.Config, self netip.Addr, network netip.Prefix, pools []swarm.AddrRange, lease time.Duration) {
+	c.Server, c.Router, c.Subnet = self, self, network
+	for _, pool := range pools {
+		c.Pools = append(c.Pools, dhcp.Range{First: pool.First, Last: pool.Last})
+	}
+	c.ScriptURL = func(nonce string) string { return web.URL(self, nonce) }
+	c.ProgramURL = func(name string) string { return web.ProgramURL(self, name) }
+	c.IPXELease, c.Lease, c.Sole = lease, lease, true
 }
 
 // serveFrom runs a DHCP server for as long as its pools are the segment's. What is in work when they change is given up: its

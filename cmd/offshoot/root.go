@@ -53,6 +53,7 @@ Each installed machine runs this same program, joins the swarm, takes over the s
 was installed from, and opens new ones on its other ports. The first machine can then be unplugged.
 
   offshoot image build debian:13 -o debian13.raw.zst      make something to install
+  sudo offshoot detect                                    see where seed would serve
   sudo offshoot seed --interface eth1 --image debian13.raw.zst
   offshoot swarm status                                   on any node: who is there, who does what, what is wrong
 
@@ -79,7 +80,7 @@ somebody else serves.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usage("%w; see: %s --help", err, c.CommandPath())
 	})
-	root.AddCommand(newSeed(s), newNode(s), newImage(), newSwarm(s), newStatus(s), newMachine(s), newSegment(s), newLease(s), newMirror(s), newArtifact(s), newMetrics(s), newTicket(s), newOperator(s), newAgent(s), newVersion())
+	root.AddCommand(newSeed(s), newDetect(s), newNode(s), newImage(), newSwarm(s), newStatus(s), newMachine(s), newSegment(s), newLease(s), newMirror(s), newArtifact(s), newMetrics(s), newTicket(s), newOperator(s), newAgent(s), newVersion())
 	return root
 }
 

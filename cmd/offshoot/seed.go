@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,7 +26,14 @@ type seedFlags struct {
 	voters                                                                                               int
 	metrics                                                                                              string
 	probe                                                                                                time.Duration
-	autoApprove                                                                                          bool
+	autoApprove, dryRun                                                                                  bool
+	config                                                                                               string
+	from                                                                                                 map[string]string // where the file set a flag: FILE:LINE: flag
+}
+
+// wrong is a mistake in a flag, with where it was set.
+func (f *seedFlags) wrong(flag, format string, args ...any) error {
+	return usage("%s"+format, append([]any{cmp.Or(f.from[flag], "--"+flag)}, args...)...)
 }
 
 func newSeed(s *settings) *cobra.Command {
@@ -39,13 +47,32 @@ that boots from the network there is installed if it is armed (offshoot machine 
 over, and this one can be unplugged.
 
 Started again on the same data directory, seed goes on where it was; --image is needed only the
-first time. Ctrl-C hands everything over first; a second Ctrl-C leaves at once.`,
+first time. Ctrl-C hands everything over first; a second Ctrl-C leaves at once.
+
+Will it break my network? offshoot detect looks before anything is served. --dry-run goes further: it probes, listens on
+the port, and says of each DHCP packet what would have been answered and why, or why not. It answers nothing, gives the
+port no address, and founds nothing. Since nobody gets an address, it does not see how a boot would go on.`,
 		Example: `  sudo offshoot seed --interface eth1 --image debian13.raw.zst
-  sudo offshoot seed --image debian13.raw.zst --ssh-key ~/.ssh/id_ed25519.pub --auto-approve`,
+  sudo offshoot seed --image debian13.raw.zst --ssh-key ~/.ssh/id_ed25519.pub --auto-approve
+  sudo offshoot seed --config seed.yaml
+  sudo offshoot seed --interface eth1 --dry-run`,
 		Args: exactly(),
-		RunE: func(c *cobra.Command, _ []string) error { return f.run(c.Context(), s) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			if f.config != "" {
+				all, err := readConfig(f.config, os.Stdin)
+				if err == nil {
+					f.from, err = applyConfig(c, f.config, all)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return f.run(c.Context(), s)
+		},
 	}
 	fl := c.Flags()
+	fl.StringVar(&f.config, "config", "", "file with these flags, a line \"flag: value\" each in YAML, such as offshoot detect -o yaml prints; - reads stdin. Flags on the command line win")
+	fl.BoolVar(&f.dryRun, "dry-run", false, "answer nothing: say what would be answered to the machines on the port, until Ctrl-C")
 	fl.StringVarP(&f.iface, "interface", "i", "", "Ethernet port to serve (default: the one with link, no address and no default route)")
 	fl.StringVar(&f.network, "network", "", "our address on the segment, with the length of its network (default 192.168.42.1/24)")
 	fl.StringVar(&f.within, "range", "", "where further segments are cut from (default 10.42.0.0/16)")
@@ -73,38 +100,53 @@ func (f *seedFlags) run(ctx context.Context, s *settings) error {
 	var err error
 	if f.network != "" {
 		if seed.Network, err = node.ParseNetwork(f.network); err != nil {
-			return usage("--network: %w", err)
+			return f.wrong("network", ": %w", err)
 		}
 	}
 	if f.within != "" {
 		if seed.Range, err = node.ParseRange(f.within); err != nil {
-			return usage("--range: %w", err)
+			return f.wrong("range", ": %w", err)
 		}
 	}
 	switch {
 	case f.expand != "auto" && f.expand != "never":
-		return usage("--expand %q: want auto or never", f.expand)
+		return f.wrong("expand", " %q: want auto or never", f.expand)
 	case f.voters < 1 || f.voters%2 == 0:
-		return usage("--voters %d: want an odd number, so that no half of them can be stuck", f.voters)
+		return f.wrong("voters", " %d: want an odd number, so that no half of them can be stuck", f.voters)
 	case f.probe < time.Second:
-		return usage("--probe %v: other DHCP servers need at least a second to answer", f.probe)
+		return f.wrong("probe", " %v: other DHCP servers need at least a second to answer", f.probe)
 	case (f.kernel == "") != (f.modules == ""):
 		return usage("--live-kernel and --live-modules belong together")
 	}
 	if err := node.CheckDisk(f.disk); err != nil {
-		return usage("--disk: %w", err)
+		return f.wrong("disk", ": %w", err)
 	}
 	if f.image != "" {
 		if info, err := os.Stat(f.image); err != nil {
-			return usage("--image: %w", err)
+			return f.wrong("image", ": %w", err)
 		} else if !info.Mode().IsRegular() {
-			return usage("--image: %s is not a file", f.image)
+			return f.wrong("image", ": %s is not a file", f.image)
 		}
 		if err := f.access(ctx, seed); err != nil {
 			return err
 		}
 	}
-	return s.runNode(ctx, node.Options{Seed: seed, Name: f.name, Metrics: f.metrics})
+	o := node.Options{Seed: seed, Name: f.name, Metrics: f.metrics}
+	if f.dryRun {
+		return s.dryRun(ctx, o)
+	}
+	return s.runNode(ctx, o)
+}
+
+// dryRun says what a node would do. Nothing is handed over at its end, so that a signal ends it at once.
+func (s *settings) dryRun(ctx context.Context, o node.Options) error {
+	p := newProgress()
+	log, err := s.loggerTo(p)
+	if err != nil {
+		return err
+	}
+	o.DataDir, o.Version, o.Logger, o.Say = s.dataDir, version, log, p.say
+	return node.DryRun(ctx, o)
 }
 
 // access finds out how people get into the new machines: somebody must be able to.
@@ -112,16 +154,16 @@ func (f *seedFlags) access(ctx context.Context, seed *node.Seed) error {
 	if f.sshKey != "" {
 		data, err := os.ReadFile(f.sshKey)
 		if err != nil {
-			return usage("--ssh-key: %w", err)
+			return f.wrong("ssh-key", ": %w", err)
 		}
 		for line := range strings.Lines(string(data)) {
 			line = strings.TrimSpace(line)
 			switch {
 			case line == "" || line[0] == '#':
 			case strings.Contains(line, "PRIVATE KEY"):
-				return usage("--ssh-key: %s is a private key, which must not leave this machine; name its .pub file", f.sshKey)
+				return f.wrong("ssh-key", ": %s is a private key, which must not leave this machine; name its .pub file", f.sshKey)
 			case !strings.Contains(line, " AAAA"): // each begins with a length of less than 2^14
-				return usage("--ssh-key: %s holds a line that is not a public key in the form of OpenSSH", f.sshKey)
+				return f.wrong("ssh-key", ": %s holds a line that is not a public key in the form of OpenSSH", f.sshKey)
 			default:
 				seed.SSHKeys = append(seed.SSHKeys, line)
 			}
@@ -131,17 +173,21 @@ func (f *seedFlags) access(ctx context.Context, seed *node.Seed) error {
 	if path, ok := strings.CutPrefix(f.passwordHash, "@"); ok {
 		data, err := os.ReadFile(path)
 		if err != nil {
-			return usage("--password-hash: %w", err)
+			return f.wrong("password-hash", ": %w", err)
 		}
 		seed.RootHash = strings.TrimSpace(string(data))
 	}
 	if seed.RootHash != "" && !strings.HasPrefix(seed.RootHash, "$") {
-		return usage("--password-hash: this is not a crypt(5) hash; make one with: openssl passwd -6")
+		return f.wrong("password-hash", ": this is not a crypt(5) hash; make one with: openssl passwd -6")
 	}
 	if seed.RootHash != "" || len(seed.SSHKeys) > 0 {
 		return nil
 	}
-	if !term.IsTerminal(int(os.Stdin.Fd())) {
+	terminal := term.IsTerminal(int(os.Stdin.Fd()))
+	if f.dryRun && terminal {
+		return nil // it would be asked
+	}
+	if !terminal {
 		return usage("nobody could log in to the new machines: give --ssh-key FILE or --password-hash HASH, or run this on a terminal to be asked")
 	}
 	hash, err := askPassword(ctx)

@@ -48,6 +48,7 @@ type Plan struct {
 	To     Destination
 	Answer string // the reply in short
 	Reason string // why there is none, or what is remarkable about it
+	Why    string // on what the reply rests
 	Event  EventKind
 }
 
@@ -174,12 +175,16 @@ func silence(format string, args ...any) Plan { return Plan{Reason: fmt.Sprintf(
 
 // discover offers what the machine has, else what was reserved for it.
 func (d decision) discover() Plan {
-	addr, nonce := d.v.Candidate, d.nonce()
+	addr, why, nonce := d.v.Candidate, "a free address of the pool", d.nonce()
 	switch {
 	case d.v.own() != nil:
-		addr = d.v.Binding.Addr
+		addr, why = d.v.Binding.Addr, "its address"
 	case d.v.pending() != nil:
-		addr = d.v.Offer.Addr
+		addr, why = d.v.Offer.Addr, "offered to it a moment ago"
+	case d.v.Reserved.IsValid():
+		why = "kept for it by an operator"
+	case addr == d.c.Requested:
+		why = "it asks for that one, and it is free"
 	}
 	if !addr.IsValid() {
 		plan := silence("no address: %s", d.v.Trouble)
@@ -189,6 +194,7 @@ func (d decision) discover() Plan {
 		return plan
 	}
 	plan := d.grant(dhcpv4.MessageTypeOffer, addr, nonce, d.leaseTime())
+	plan.Why = why
 	plan.Offer = &Offer{
 		Addr: addr, Nonce: nonce, Class: classOfBinding(d.c.Class), Until: d.now.Add(offerTime),
 	}
@@ -325,6 +331,7 @@ func (d decision) bind(addr netip.Addr) Plan {
 	if plan.Reply == nil {
 		return plan
 	}
+	plan.Why = "its address"
 	b := &Binding{
 		MAC: d.c.MAC, Addr: addr, Nonce: nonce, Expires: d.now.Add(d.leaseTime()),
 		Class: classOfBinding(d.c.Class), Hostname: d.hostname(),
@@ -409,7 +416,9 @@ func (d decision) inform() Plan {
 	if d.c.Class == boot.IPXE {
 		return silence("INFORM from iPXE: it gets its script with a lease")
 	}
-	return d.grant(dhcpv4.MessageTypeAck, netip.Addr{}, "", 0)
+	plan := d.grant(dhcpv4.MessageTypeAck, netip.Addr{}, "", 0)
+	plan.Why = "it has an address and asks for the rest"
+	return plan
 }
 
 func (d decision) leaseTime() time.Duration {

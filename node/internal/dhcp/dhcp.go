@@ -177,7 +177,8 @@ type Trace struct {
 	MAC    swarm.MAC // empty if the packet could not be read
 	What   string    // "DISCOVER from firmware EFI x64 xid 5ef2a1c0"
 	Answer string    // "OFFER 192.168.42.17 file=snponly.efi"; empty: silence
-	Reason string    // why there was no answer, or why this one
+	Reason string    // why there was no answer, or what is remarkable about this one
+	Why    string    // on what an answer rests, also where nothing is remarkable
 }
 
 // EventKind names what Event reports.

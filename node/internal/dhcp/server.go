@@ -193,7 +193,7 @@ func (s *Server) handle(ctx context.Context, l Link, j *job) {
 	defer s.turns.done(c.MAC)
 	view := s.view(ctx, t.Time, c, duty, j.unicast)
 	plan := Decide(t.Time, p, c, view, s.cfg)
-	t.Reason = plan.Reason
+	t.Reason, t.Why = plan.Reason, plan.Why
 	if plan.Event != "" {
 		s.event(t.Time, c.MAC, plan.Event, plan.Reason)
 	}

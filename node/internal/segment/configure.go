@@ -26,7 +26,7 @@ func (j *Journal) Configure(port Port, prefix netip.Prefix) (undo func() error, 
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	nets, err := carried()
+	nets, err := Reached()
 	if err != nil {
 		return nil, err
 	}

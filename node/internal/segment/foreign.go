@@ -29,6 +29,7 @@ type Server struct {
 	MAC  swarm.MAC
 	// Proxy says that it was heard to offer boot programs only, no addresses (PXE 2.1).
 	Proxy bool
+	Offer Offer
 }
 
 func (s Server) String() string { return fmt.Sprintf("%s (%s)", s.ID, s.MAC) }
@@ -83,6 +84,9 @@ func decodeReply(frame []byte) (Server, error) {
 		MAC:   swarm.MACOf(net.HardwareAddr(frame[6:12])),
 		Proxy: msg.MessageType() != dhcpv4.MessageTypeNak && msg.YourIPAddr.IsUnspecified(),
 	}
+	if msg.MessageType() != dhcpv4.MessageTypeNak {
+		s.Offer = offerOf(msg)
+	}
 	s.ID = s.Addr
 	if id := msg.ServerIdentifier().To4(); id != nil && !id.IsUnspecified() {
 		s.ID = netip.AddrFrom4([4]byte(id))
@@ -106,7 +110,9 @@ func discover(hw net.HardwareAddr, secs uint16, mark string, pxe bool) ([]byte, 
 		dhcpv4.WithMessageType(dhcpv4.MessageTypeDiscover),
 		dhcpv4.WithHwAddr(hw),
 		dhcpv4.WithBroadcast(true),
-		dhcpv4.WithRequestedOptions(dhcpv4.OptionSubnetMask, dhcpv4.OptionRouter, dhcpv4.OptionBootfileName),
+		// Many servers name only what they are asked for: the operator shall see whose network this is.
+		dhcpv4.WithRequestedOptions(dhcpv4.OptionSubnetMask, dhcpv4.OptionRouter, dhcpv4.OptionDomainNameServer,
+			dhcpv4.OptionTFTPServerName, dhcpv4.OptionBootfileName),
 	}
 	if mark != "" {
 		mods = append(mods, dhcpv4.WithUserClass(mark, true))

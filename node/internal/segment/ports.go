@@ -140,8 +140,8 @@ func kindOf(l netlink.Link) (Kind, bool) {
 	}
 }
 
-// carried reads every IPv4 network that this host reaches through an interface, the loopback's and our own routes aside.
-func carried() ([]Carried, error) {
+// Reached reads every IPv4 network that this host reaches through an interface, the loopback's and our own routes aside.
+func Reached() ([]Carried, error) {
 	links, err := dump(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)

@@ -35,13 +35,15 @@ type Prober struct {
 	// Mark is the user class (option 77) of our DISCOVERs. Our own servers stay silent when they hear it, so that a probe
 	// takes no lease and makes no machine; it should name the swarm, so that another swarm does answer.
 	Mark string
-	Log  *slog.Logger
+	// Whole hears the schedule out although a server has answered, so that all of them say all that they offer.
+	Whole bool
+	Log   *slog.Logger
 
 	open opener // openRaw, unless a test sets it
 }
 
 // Probe sends DISCOVERs as a client that nobody knows, and returns the foreign servers that it heard: answers to itself,
-// and what servers said to others meanwhile. It ends early once one answered. No error and no server means that the whole
+// and what servers said to others meanwhile. It ends early once one answered, unless Whole. No error and no server means that the whole
 // schedule passed in silence; every other way to end is an error, that of ctx included.
 //
 // Every second DISCOVER claims to be a PXE client, because servers that only offer boot programs answer no others.
@@ -49,7 +51,7 @@ func (p Prober) Probe(ctx context.Context, port Port) ([]Server, error) {
 	t := newSightings()
 	err := p.with(ctx, port, func(r *round) error {
 		return r.run(ctx, func(s Server) {
-			if t.note(s, time.Now()) {
+			if t.note(s, time.Now()) && !p.Whole {
 				r.shorten(linger)
 			}
 		})
@@ -259,6 +261,7 @@ func (t *sightings) note(s Server, now time.Time) bool {
 		return true
 	}
 	old.last, old.missed = now, 0
+	old.server.Offer = old.server.Offer.and(s.Offer)
 	if old.server.Proxy && !s.Proxy {
 		old.server.Proxy = false
 		return true

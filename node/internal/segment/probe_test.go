@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"reflect"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,9 +48,10 @@ func offer(t testing.TB, change ...dhcpv4.Modifier) []byte {
 func opcode(op dhcpv4.OpcodeType) dhcpv4.Modifier { return func(d *dhcpv4.DHCPv4) { d.OpCode = op } }
 
 func TestReplyProvesAServer(t *testing.T) {
-	full := Server{ID: netip.MustParseAddr("192.0.2.1"), Addr: netip.MustParseAddr("192.0.2.1"), MAC: serverMAC}
-	proxy := full
+	refusing := Server{ID: netip.MustParseAddr("192.0.2.1"), Addr: netip.MustParseAddr("192.0.2.1"), MAC: serverMAC}
+	proxy, full := refusing, refusing
 	proxy.Proxy = true
+	full.Offer.Address = netip.MustParseAddr("192.0.2.50")
 	relayed := full
 	relayed.ID = netip.MustParseAddr("198.51.100.9")
 	for _, c := range []struct {
@@ -60,7 +62,7 @@ func TestReplyProvesAServer(t *testing.T) {
 	}{
 		{"offer", offer(t), full, false},
 		{"ack to another client", offer(t, dhcpv4.WithMessageType(dhcpv4.MessageTypeAck)), full, false},
-		{"nak", offer(t, dhcpv4.WithMessageType(dhcpv4.MessageTypeNak), dhcpv4.WithYourIP(net.IPv4zero)), full, false},
+		{"nak", offer(t, dhcpv4.WithMessageType(dhcpv4.MessageTypeNak), dhcpv4.WithYourIP(net.IPv4zero)), refusing, false},
 		{"offer of a boot program only", offer(t, dhcpv4.WithYourIP(net.IPv4zero)), proxy, false},
 		{"behind a relay", offer(t, dhcpv4.WithOption(dhcpv4.OptServerIdentifier(net.IPv4(198, 51, 100, 9)))), relayed, false},
 		{"no server id", offer(t, dhcpv4.WithoutOption(dhcpv4.OptionServerIdentifier)), full, false},
@@ -72,7 +74,7 @@ func TestReplyProvesAServer(t *testing.T) {
 		{"empty", nil, Server{}, true},
 	} {
 		got, err := decodeReply(c.frame)
-		if c.bad != errors.Is(err, ErrFrame) || got != c.want {
+		if c.bad != errors.Is(err, ErrFrame) || !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s: got %+v, %v", c.name, got, err)
 		}
 	}

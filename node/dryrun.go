@@ -1,0 +1,151 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+
+	"offshoot/node/internal/boot"
+	"offshoot/node/internal/dhcp"
+	"offshoot/node/internal/segment"
+	"offshoot/swarm"
+)
+
+// DryRun says what a seed with these options would answer, and answers nothing. It chooses the port and probes as the seed
+// does, with the same refusals; then it listens on the DHCP port until ctx ends, which is no error, and says of each packet
+// what would have been answered and why. Nothing is founded, the port gets no address, and a port that was down is put back.
+//
+// What it cannot show: nobody gets an address, so no machine comes as far as its REQUEST, TFTP or HTTP. The image is not looked
+// into. The ledger is an empty one, also where the data directory holds a swarm; and whether somebody uses an address is not
+// asked, since that would be sent.
+func DryRun(ctx context.Context, o Options) (err error) {
+	if o.Seed == nil || o.DataDir == "" || o.Logger == nil || o.Say == nil {
+		return errors.New("node: a dry run needs a seed, a data directory, a logger, and somebody to tell")
+	}
+	if err := segment.Rights(); err != nil {
+		return err
+	}
+	if _, err := boot.Programs(); err != nil {
+		return err
+	}
+	m, member, err := loadMemory(o.DataDir)
+	if err != nil {
+		return err
+	}
+	if err := seedable(o.DataDir, m, member); err != nil {
+		return err
+	}
+	// Not in the data directory: that may belong to a node that runs.
+	dir, err := os.MkdirTemp("", "offshoot-dry-run-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	undo, err := segment.OpenJournal(filepath.Join(dir, "undo.json"), o.Logger)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, undo.Undo()) }()
+	seed := *o.Seed
+	if member {
+		if seed, err = seed.resuming(m); err != nil {
+			return err
+		}
+	}
+	port, network, err := seed.scout(ctx, undo, m.Port)
+	if err != nil {
+		return err
+	}
+	o.Say(fmt.Sprintf("segment   %s on %s; nothing is changed there", network, port.Name))
+	o.Say("probing   for other DHCP servers on " + port.Name)
+	if err := seed.probe(ctx, port, segment.Prober{Log: o.Logger, Mark: m.mark(), Mine: m.mine(network, port)}); err != nil {
+		return err
+	}
+	r := rehearsal{o: o, listen: dhcp.Listen}
+	server, err := r.server(port.Name, network, m.mark())
+	if err != nil {
+		return err
+	}
+	o.Say("listening for machines; nothing is answered. Ctrl-C ends it")
+	if err := server.Run(ctx); err != nil {
+		return err
+	}
+	o.Say(fmt.Sprintf("stopped   %d DHCP packets would have been answered", r.answered.Load()))
+	return nil
+}
+
+// scout is stake without taking the address.
+func (s Seed) scout(ctx context.Context, undo *segment.Journal, want swarm.MAC) (segment.Port, netip.Prefix, error) {
+	network := s.network()
+	port, err := s.port(ctx, undo, want)
+	if err != nil {
+		return port, network, err
+	}
+	reached, err := segment.Reached()
+	if err != nil {
+		return port, network, err
+	}
+	return port, network, segment.InUse(reached, port.Name, network)
+}
+
+// rehearsal is the DHCP server of a seed that plays to an empty house.
+type rehearsal struct {
+	o        Options
+	listen   func(dhcp.Config) (dhcp.Link, error)
+	answered atomic.Int64
+}
+
+// server decides as that of a post does, with its settings; what it knows and what it sends is nothing.
+func (r *rehearsal) server(port string, network netip.Prefix, mark string) (*dhcp.Server, error) {
+	c := dhcp.Config{Interface: port, Mark: mark}
+	onSegment(&c, network.Addr(), network.Masked(), swarm.Segment{Network: network.Masked()}.Pools(), maxLease)
+	return dhcp.New(dhcp.Options{
+		Config: c, Ledger: noLedger{}, Duty: func() dhcp.DutyState { return dhcp.Full }, OnTrace: r.tell, Log: r.o.Logger,
+		Probe: func(context.Context, netip.Addr) (net.HardwareAddr, error) { return nil, nil },
+		Listen: func(c dhcp.Config) (dhcp.Link, error) {
+			l, err := r.listen(c)
+			if err != nil {
+				return nil, err
+			}
+			return mute{l}, nil
+		},
+	})
+}
+
+// tell says what would have become of one packet.
+func (r *rehearsal) tell(t dhcp.Trace) {
+	if t.MAC == "" {
+		return // no request of anybody; the server has logged it for those who want to know
+	}
+	if t.Answer == "" {
+		r.o.Say(fmt.Sprintf("silent    %s  %s: %s", t.MAC, t.What, t.Reason))
+		return
+	}
+	r.answered.Add(1)
+	r.o.Say(fmt.Sprintf("answer    %s  %s: %s (%s)", t.MAC, t.What, t.Answer, cmp.Or(t.Reason, t.Why)))
+}
+
+// mute is a link that hears and does not speak.
+type mute struct{ dhcp.Link }
+
+// Send sends nothing.
+func (mute) Send([]byte, dhcp.Destination, net.HardwareAddr) error { return nil }
+
+// noLedger is a ledger in which nothing was ever written, and nothing will be.
+type noLedger struct{}
+
+var _ dhcp.Ledger = noLedger{}
+
+func (noLedger) Binding(swarm.MAC) (dhcp.Binding, bool)               { return dhcp.Binding{}, false }
+func (noLedger) Holder(netip.Addr) (mac swarm.MAC, over, ok bool)     { return "", false, false }
+func (noLedger) Bind(context.Context, dhcp.Binding) error             { return nil }
+func (noLedger) Release(context.Context, swarm.MAC, netip.Addr) error { return nil }
+func (noLedger) Quarantine(context.Context, netip.Addr) error         { return nil }
+func (noLedger) Reserved(swarm.MAC) (netip.Addr, bool)                { return netip.Addr{}, false }
+func (noLedger) ReservedFor(netip.Addr) (swarm.MAC, bool)             { return "", false }
