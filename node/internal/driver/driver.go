@@ -106,6 +106,28 @@ func (d Data) Artifact(name string) string {
 // Host is the address of the node alone.
 func (d Data) Host() string { return d.Nodes[0].String() }
 
+// HostPort is the same with the port of HTTP.
+func (d Data) HostPort() string { return netip.AddrPortFrom(d.Nodes[0], d.port).String() }
+
+// RootFS is the file system of the root, where a layout has but one.
+func (d Data) RootFS() string {
+	if d.Params.Partitioning == LayoutBtrfs {
+		return "btrfs"
+	}
+	return "ext4"
+}
+
+// Software is what is installed beside the base system: what the profile names, and what its accounts and its layout take. The
+// operator of a node wants to log in to it, as to one that came out of an image.
+func (d Data) Software() []string {
+	all := append([]string{"openssh-server"}, d.Params.Packages...)
+	if slices.ContainsFunc(d.Params.Users, func(u User) bool { return u.Sudo }) {
+		all = append(all, "sudo")
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
 // DefaultArch is the architecture of a profile that names none.
 const DefaultArch = "amd64"
 
@@ -159,6 +181,9 @@ func Check(p swarm.Profile) error {
 	own, err := stated(p)
 	if err != nil {
 		return err
+	}
+	if own.LUKS && !slices.Contains(drv.Params(), "luks") {
+		return fmt.Errorf("params: luks: driver %s cannot encrypt a disk safely: its installer would have to be told the passphrase in clear over plain HTTP, and a key that lies beside the disk protects nothing", p.Driver)
 	}
 	for _, name := range own.set() {
 		if !slices.Contains(drv.Params(), name) {
