@@ -13,7 +13,7 @@ import (
 
 // Protocol is what this offshoot speaks: it understands every command up to this number. A node proposes only what all
 // others understand: see Command.Protocol and View.Protocol.
-const Protocol = 2
+const Protocol = 3
 
 // commandVersion is written into every command; a node that meets a higher one stops loudly instead of guessing.
 const commandVersion = 1
@@ -74,14 +74,15 @@ var ops = map[string]operation{
 
 	"see-machine": {SeeMachine{}, 1, byMember}, "name-machine": {NameMachine{}, 1, byOperator}, "arm-machine": {ArmMachine{}, 1, byOperator},
 	"hold-machine": {HoldMachine{}, 1, byMember}, "report-install": {ReportInstall{}, 1, byMember},
-	"mint-ticket": {MintTicket{}, 1, byMember}, "fetch-ticket": {FetchTicket{}, 1, byMember},
+	"begin-install": {BeginInstall{}, 3, byMember},
+	"mint-ticket":   {MintTicket{}, 1, byMember}, "fetch-ticket": {FetchTicket{}, 1, byMember},
 	"redeem-ticket": {RedeemTicket{}, 1, byLeader}, "revoke-ticket": {RevokeTicket{}, 1, byOperator},
 
 	"bind-leases": {BindLeases{}, 1, byHolder}, "release-lease": {ReleaseLease{}, 1, byHolder},
 	"quarantine-address": {QuarantineAddress{}, 1, byHolder}, "forget-idle": {ForgetIdle{}, 1, byLeader},
 	"reserve-address": {ReserveAddress{}, 1, byOperator}, "unreserve-address": {UnreserveAddress{}, 1, byOperator},
 
-	"put-profile": {PutProfile{}, 1, byCaller}, "put-artifact": {PutArtifact{}, 1, byCaller}, "note": {Note{}, 1, byMember},
+	"put-profile": {PutProfile{}, 1, byCaller}, "drop-profile": {DropProfile{}, 3, byOperator}, "put-artifact": {PutArtifact{}, 1, byCaller}, "note": {Note{}, 1, byMember},
 	"put-repo": {PutRepo{}, 1, byOperator}, "drop-repo": {DropRepo{}, 1, byOperator},
 	"put-working-set": {PutWorkingSet{}, 1, byMember}, "pin-artifact": {PinArtifact{}, 1, byOperator}, "withdraw-artifact": {WithdrawArtifact{}, 1, byOperator},
 	"set-store": {SetStore{}, 1, byOperator},

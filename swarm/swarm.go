@@ -208,25 +208,6 @@ func (t Ticket) Open(now time.Time) bool {
 	return (t.State == TicketMinted || t.State == TicketFetched) && now.Before(t.Expires)
 }
 
-// Profile is what to install.
-type Profile struct {
-	Name     string   `json:"name"`
-	Driver   string   `json:"driver"` // "image"
-	Image    string   `json:"image"`  // digest of the disk image
-	Format   string   `json:"format"`
-	DiskSize int64    `json:"disk_size,omitempty"` // bytes once written
-	Kernel   string   `json:"kernel"`              // digests of the network-boot environment
-	Initrd   string   `json:"initrd"`
-	Binary   string   `json:"binary"`
-	Args     string   `json:"args,omitempty"`      // kernel arguments of the agent
-	RootHash string   `json:"root_hash,omitempty"` // crypt(5) SHA-512
-	SSHKeys  []string `json:"ssh_keys,omitempty"`
-	Disk     string   `json:"disk,omitempty"`
-}
-
-// Needs lists the digests that a node must hold to install this profile.
-func (p Profile) Needs() []string { return []string{p.Kernel, p.Initrd, p.Image, p.Binary} }
-
 // Artifact is immutable bytes known by their SHA-256.
 type Artifact struct {
 	Digest   string `json:"digest"`
