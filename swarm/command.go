@@ -13,7 +13,7 @@ import (
 
 // Protocol is what this offshoot speaks: it understands every command up to this number. A node proposes only what all
 // others understand: see Command.Protocol and View.Protocol.
-const Protocol = 2
+const Protocol = 3
 
 // commandVersion is written into every command; a node that meets a higher one stops loudly instead of guessing.
 const commandVersion = 1
@@ -69,7 +69,7 @@ var ops = map[string]operation{
 	"replace-ca": {ReplaceCA{}, 1, byLeader}, "advance-ca": {AdvanceCA{}, 1, byLeader},
 	"add-operator": {AddOperator{}, 1, byLeader}, "revoke-operator": {RevokeOperator{}, 1, byOperator},
 
-	"open-segment": {OpenSegment{}, 1, byMember}, "block-segment": {BlockSegment{}, 1, byHolder}, "set-pools": {SetPools{}, 1, byOperator},
+	"open-segment": {OpenSegment{}, 1, byMember}, "block-segment": {BlockSegment{}, 1, byHolder}, "set-mode": {SetMode{}, 3, byHolder}, "set-pools": {SetPools{}, 1, byOperator},
 	"grant-duty": {GrantDuty{}, 1, byLeader}, "offer-duty": {OfferDuty{}, 1, byHolder}, "pass-duty": {PassDuty{}, 1, byHolder},
 
 	"see-machine": {SeeMachine{}, 1, byMember}, "name-machine": {NameMachine{}, 1, byOperator}, "arm-machine": {ArmMachine{}, 1, byOperator},
@@ -77,7 +77,8 @@ var ops = map[string]operation{
 	"mint-ticket": {MintTicket{}, 1, byMember}, "fetch-ticket": {FetchTicket{}, 1, byMember},
 	"redeem-ticket": {RedeemTicket{}, 1, byLeader}, "revoke-ticket": {RevokeTicket{}, 1, byOperator},
 
-	"bind-leases": {BindLeases{}, 1, byHolder}, "release-lease": {ReleaseLease{}, 1, byHolder},
+	"learn-address": {LearnAddress{}, 3, byMember},
+	"bind-leases":   {BindLeases{}, 1, byHolder}, "release-lease": {ReleaseLease{}, 1, byHolder},
 	"quarantine-address": {QuarantineAddress{}, 1, byHolder}, "forget-idle": {ForgetIdle{}, 1, byLeader},
 	"reserve-address": {ReserveAddress{}, 1, byOperator}, "unreserve-address": {UnreserveAddress{}, 1, byOperator},
 

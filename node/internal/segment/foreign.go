@@ -32,6 +32,9 @@ type Server struct {
 	Offer Offer
 }
 
+// Boots says that it is a server for machines that boot from the network, and not one that only knows where there is one.
+func (s Server) Boots() bool { return s.Offer.Boot.PXE }
+
 func (s Server) String() string { return fmt.Sprintf("%s (%s)", s.ID, s.MAC) }
 
 // replyFilter lets IPv4 UDP to port 68 through, unfragmented, and nothing else, so that a busy port does not wake us.

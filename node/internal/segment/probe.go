@@ -176,8 +176,11 @@ type Watcher struct {
 	Port Port
 	// Every is the time between two probes, WatchInterval by default; up to a tenth is added at random.
 	Every time.Duration
-	// Changed is told all foreign servers there now are, whenever one appeared or vanished. Called from Run's goroutine.
+	// Changed is told all foreign servers there now are, whenever one appeared or vanished, and that there are none once two probes
+	// have passed without any: one may have been there before the watch. Called from Run's goroutine.
 	Changed func([]Server)
+
+	probes int // whole ones, up to maxMissed
 }
 
 // Run watches until ctx is done, which is no error. A link that goes away is waited for. A server vanishes from the list
@@ -185,6 +188,7 @@ type Watcher struct {
 func (w *Watcher) Run(ctx context.Context) error {
 	every := cmp.Or(w.Every, WatchInterval)
 	t := newSightings()
+	w.probes = 0
 	for {
 		err := w.with(ctx, w.Port, func(r *round) error { return w.watch(ctx, r, t, every) })
 		switch {
@@ -218,8 +222,11 @@ func (w *Watcher) watch(ctx context.Context, r *round, t *sightings, every time.
 		if err := r.run(ctx, hear); err != nil {
 			return err
 		}
-		if gone := t.sweep(start); len(gone) > 0 {
+		gone := t.sweep(start)
+		if len(gone) > 0 {
 			w.Log.Info("foreign DHCP server vanished", "port", w.Port.Name, "servers", gone)
+		}
+		if w.probes = min(w.probes+1, maxMissed+1); len(gone) > 0 || w.probes == maxMissed && len(t.seen) == 0 {
 			w.Changed(t.list())
 		}
 		pause := every + rand.N(every/10+1)
@@ -249,7 +256,7 @@ type sighting struct {
 
 func newSightings() *sightings { return &sightings{seen: make(map[string]*sighting)} }
 
-// note records a server; true if it is new, or now known to give out addresses.
+// note records a server; true if it is new, or now known to give out addresses, which ones, or boot programs.
 func (t *sightings) note(s Server, now time.Time) bool {
 	key := s.String()
 	old, known := t.seen[key]
@@ -261,12 +268,11 @@ func (t *sightings) note(s Server, now time.Time) bool {
 		return true
 	}
 	old.last, old.missed = now, 0
-	old.server.Offer = old.server.Offer.and(s.Offer)
-	if old.server.Proxy && !s.Proxy {
-		old.server.Proxy = false
-		return true
-	}
-	return false
+	before := old.server
+	old.server.Offer = before.Offer.and(s.Offer)
+	old.server.Proxy = before.Proxy && s.Proxy
+	after := old.server
+	return before.Proxy != after.Proxy || before.Boots() != after.Boots() || before.Offer.Address.IsValid() != after.Offer.Address.IsValid()
 }
 
 // sweep ends a probe that began at start, and removes and returns the servers that missed too many.
