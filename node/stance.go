@@ -103,8 +103,8 @@ func gives(s segment.Server) string {
 }
 
 // yield is what the holder of a segment decides when it hears which servers of others are there now. Where we gave addresses it
-// becomes their proxy, if they give addresses of the same network, and is silent otherwise: machines would come with addresses
-// from which they do not reach us. Nil: it is served so already.
+// is silent at once; it becomes their proxy when they have been asked, if they give addresses of the same network: with others
+// machines would not reach us. Nil: it is served so already.
 func yield(s swarm.Segment, others []segment.Server) swarm.Op {
 	if why := blocks(s, others); why != "" {
 		if s.Blocked == why {
@@ -134,7 +134,7 @@ func blocks(s swarm.Segment, others []segment.Server) string {
 	}
 	for _, other := range others {
 		switch given := other.Offer.Address; {
-		case !given.IsValid() && !s.Foreign():
+		case (!given.IsValid() || !other.Asked) && !s.Foreign(): // until it is known what it does
 			return fmt.Sprintf("another DHCP server answers there: %s", other)
 		case given.IsValid() && !s.Network.Contains(given):
 			return fmt.Sprintf("another DHCP server answers there: %s. It gives addresses of %s, from which machines do not reach a node on %s",

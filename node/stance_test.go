@@ -17,7 +17,7 @@ func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 // others are servers that offer these addresses, "" for one that has not said which.
 func others(addrs ...string) (out []segment.Server) {
 	for _, a := range addrs {
-		s := segment.Server{ID: netip.MustParseAddr("192.0.2.1"), MAC: "52:54:00:00:0d:0d"}
+		s := segment.Server{Asked: true, ID: netip.MustParseAddr("192.0.2.1"), MAC: "52:54:00:00:0d:0d"}
 		if a != "" {
 			s.Offer.Address = netip.MustParseAddr(a)
 			s.Offer.Network = netip.PrefixFrom(s.Offer.Address, 24).Masked()
@@ -87,6 +87,8 @@ func TestHolderYieldsToServersOfOthers(t *testing.T) {
 	yielding.Mode, yielding.Beside = swarm.ModeProxy, "another DHCP server answers there: 192.0.2.1 (52:54:00:00:0d:0d)"
 	blocked.Blocked = "another DHCP server answers there: 192.0.2.1 (52:54:00:00:0d:0d)"
 	theirs.Mode = swarm.ModeProxy
+	unasked := others("192.0.2.77")
+	unasked[0].Asked = false
 	const elsewhere = "another DHCP server answers there: 192.0.2.1 (52:54:00:00:0d:0d). It gives addresses of 10.0.0.0/24, from which machines do not reach a node on 192.0.2.0/24"
 	const boots = "another server tells machines there what to boot: 192.0.2.1 (52:54:00:00:0d:0d)"
 	for _, c := range []struct {
@@ -97,6 +99,7 @@ func TestHolderYieldsToServersOfOthers(t *testing.T) {
 	}{
 		{"nobody is there", ours, nil, nil},
 		{"one of our network appears", ours, others("192.0.2.77"), swarm.SetMode{Segment: "s1", Mode: swarm.ModeProxy, Reason: yielding.Beside}},
+		{"one that was not asked yet", ours, unasked, swarm.BlockSegment{Segment: "s1", Reason: blocked.Blocked}},
 		{"it is there still", yielding, others("192.0.2.77"), nil},
 		{"it has gone", yielding, nil, swarm.SetMode{Segment: "s1"}},
 		{"one of another network appears", ours, others("10.0.0.5"), swarm.BlockSegment{Segment: "s1", Reason: elsewhere}},
