@@ -54,6 +54,8 @@ type Options struct {
 	Exchangers func(segment string) []install.Neighbour
 	// NeighbourMAC says which MAC the kernel knows behind an address, "" for none: the check against a borrowed address.
 	NeighbourMAC func(netip.Addr) swarm.MAC
+	// Begun is the machine whose boot a nonce names that a proxy has begun here; nil: there is none.
+	Begun func(nonce string) (swarm.MAC, bool)
 	// Firmware tells what DHCP learned of a machine.
 	Firmware func(swarm.MAC) boot.Firmware
 	// Trace keeps what was asked and answered, for `machine why`.
@@ -124,17 +126,18 @@ func refuse(code int, format string, args ...any) error {
 // admit finds the lease behind a request, and refuses who is not its owner.
 func (s *Server) admit(r *http.Request) (visit, error) {
 	v := visit{now: s.o.Now()}
-	lease, ok := s.o.View().LeaseByNonce(r.PathValue("nonce"))
-	if !ok { // expired ones count: iPXE does not renew while it waits to be armed, and nobody else has the address yet
-		return v, refuse(http.StatusNotFound, "no lease with this boot nonce: boot from the network again")
+	lease, err := s.leaseOf(r, v.now)
+	if lease.MAC == "" && err == nil { // expired ones count: iPXE does not renew while it waits to be armed, and nobody else has the address yet
+		err = refuse(http.StatusNotFound, "no lease with this boot nonce: boot from the network again")
 	}
-	v.lease = lease
 	machine, known := s.o.View().Machine(lease.MAC)
-	if !known {
-		return v, refuse(http.StatusNotFound, "machine %s is not known", lease.MAC)
+	v.lease, v.machine = lease, machine
+	if err == nil && !known {
+		err = refuse(http.StatusNotFound, "machine %s is not known", lease.MAC)
 	}
-	v.machine = machine
-	var err error
+	if err != nil {
+		return v, err
+	}
 	if v.self, err = asked(r); err != nil {
 		return v, refuse(http.StatusInternalServerError, "%v", err)
 	}
@@ -205,6 +208,7 @@ func (s *Server) script(w http.ResponseWriter, r *http.Request) {
 // installation is under way, is ever started into the agent.
 func (s *Server) decide(v visit) (boot.Decision, string) {
 	m := v.machine
+	segment, _ := s.o.View().Segment(v.lease.Segment)
 	switch m.State {
 	case swarm.MachineInstalled:
 		return boot.OwnDisk{}, "its own disk"
@@ -214,6 +218,11 @@ func (s *Server) decide(v visit) (boot.Decision, string) {
 	default:
 		why := fmt.Sprintf("not armed; on a node run: offshoot machine arm %s", m.MAC)
 		return boot.Wait{Reason: why}, "wait, not armed"
+	}
+	if segment.Beside != "" {
+		// Its node would have an address of that server's among nodes that have theirs from us for ever.
+		why := "nothing is installed for now: " + segment.Beside
+		return boot.Wait{Reason: why}, "wait, " + why
 	}
 	p, ok := s.o.View().Profile(m.Profile)
 	if !ok {
@@ -339,7 +348,8 @@ func (s *Server) render(ctx context.Context, v visit) (install.Config, string, e
 		Install: m.Install, Machine: string(m.MAC), Hostname: m.Name, Image: image,
 		Disk: disk, Wipe: m.Wipe, RootHash: params.PasswordHash, SSHKeys: params.SSHKeys, Binary: p.Binary,
 		Join: install.Join{
-			Swarm: settings.Swarm, Ticket: secret, Pin: settings.Pin, Endpoints: s.o.Endpoints(segment.ID, v.self),
+			Foreign: segment.Foreign(),
+			Swarm:   settings.Swarm, Ticket: secret, Pin: settings.Pin, Endpoints: s.o.Endpoints(segment.ID, v.self),
 			Segment: segment.ID, Address: netip.PrefixFrom(v.lease.Addr, segment.Network.Bits()), Gateway: v.self,
 			MAC: string(m.MAC), Name: m.Name,
 		},
