@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"offshoot/node/internal/api"
-	"offshoot/node/internal/mirror"
+	"offshoot/node/internal/archive"
 	"offshoot/node/internal/peer"
 	"offshoot/node/status"
 	"offshoot/swarm"
@@ -57,7 +57,8 @@ func (d *desk) AddOperator(ctx context.Context, actor, name, role string) ([]byt
 
 // PutRepo has a repository mirrored.
 func (d *desk) PutRepo(ctx context.Context, actor string, repo swarm.Repo) error {
-	if err := cmp.Or(repo.Check(), mirror.CheckKeyring(repo.Keyring)); err != nil {
+	_, unreadable := archive.ReadKeyring(repo.Keyring, nil)
+	if err := cmp.Or(repo.Check(), unreadable); err != nil {
 		return api.Refused(err)
 	}
 	result, err := d.Propose(ctx, actor, swarm.PutRepo{Repo: repo})
