@@ -5,10 +5,15 @@ package archive
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
@@ -48,6 +53,32 @@ func ReadKeyring(data []byte, now func() time.Time) (*Keyring, error) {
 	return &Keyring{keys: keys, now: now}, nil
 }
 
+// With is a keyring that has the keys of both.
+func (k *Keyring) With(other *Keyring) *Keyring {
+	if k == nil || other == nil {
+		return cmp.Or(k, other)
+	}
+	return &Keyring{keys: append(slices.Clone(k.keys), other.keys...), now: k.now}
+}
+
+// maxSigner bounds the words for a signer; a name in a key may have any length.
+const maxSigner = 100
+
+// signerName is the key's id, and the name in it.
+func signerName(e *openpgp.Entity) string {
+	text := e.PrimaryKey.KeyIdString()
+	if id := e.PrimaryIdentity(); id != nil && id.UserId != nil {
+		text += " " + cmp.Or(id.UserId.Name, id.UserId.Email, id.Name)
+	}
+	var out strings.Builder
+	for _, r := range text {
+		if unicode.IsPrint(r) && r != utf8.RuneError && out.Len() < maxSigner {
+			out.WriteRune(r)
+		}
+	}
+	return strings.TrimSpace(out.String())
+}
+
 // splitClear takes a clear-signed message apart. Nothing may stand before or after it: apt and we must not read
 // different texts in one file (CVE-2018-1000009 and its like).
 func splitClear(data []byte) (*clearsign.Block, error) {
@@ -77,10 +108,16 @@ func (k *Keyring) Clear(data []byte) (text []byte, by string, err error) {
 	return block.Plaintext, by, err
 }
 
-// Detached checks a signature that stands beside its text, armored.
+// Detached checks a signature that stands beside its text, armored or not.
 func (k *Keyring) Detached(text, signature []byte) (by string, err error) {
 	if k == nil {
 		return Unverified, nil
+	}
+	if LooksLikeHTML(signature) {
+		return "", ErrPortal
+	}
+	if !bytes.HasPrefix(signature, []byte("-----BEGIN")) {
+		return k.check(text, bytes.NewReader(signature))
 	}
 	block, err := armor.Decode(bytes.NewReader(signature))
 	if err != nil {
@@ -117,7 +154,7 @@ func (k *Keyring) check(text []byte, signatures io.Reader) (string, error) {
 		}
 		signer, err := openpgp.CheckDetachedSignature(k.keys, bytes.NewReader(text), &one, &packet.Config{Time: k.now})
 		if err == nil {
-			return "signed by " + signer.PrimaryKey.KeyIdString(), nil
+			return "signed by " + signerName(signer), nil
 		}
 		causes = append(causes, err)
 	}

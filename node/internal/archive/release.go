@@ -14,11 +14,12 @@ const maxReleaseFiles = 100_000
 
 // Release is what a Release file says: the names below its directory, and when it was made.
 type Release struct {
-	Date       time.Time
-	ValidUntil time.Time // zero: for ever
-	ByHash     bool      // the repository keeps files under the names of their digests too
-	Names      map[string]File
-	SHA512     map[string]string // SHA-512 in hexadecimal to name: apt asks by the strongest digest that is listed
+	Codename, Suite string
+	Date            time.Time
+	ValidUntil      time.Time // zero: for ever
+	ByHash          bool      // the repository keeps files under the names of their digests too
+	Names           map[string]File
+	SHA512          map[string]string // SHA-512 in hexadecimal to name: apt asks by the strongest digest that is listed
 }
 
 // ParseRelease reads the fields that count; RepositoryFormat in Debian's wiki describes them. Digests weaker than
@@ -63,6 +64,10 @@ func (r *Release) field(name, value string) error {
 		r.Date, err = parseDate(value)
 	case "valid-until":
 		r.ValidUntil, err = parseDate(value)
+	case "codename":
+		r.Codename = value
+	case "suite":
+		r.Suite = value
 	case "acquire-by-hash":
 		r.ByHash = strings.EqualFold(value, "yes")
 	}
