@@ -196,12 +196,12 @@ func (c proxyClient) offers(ctx context.Context, mods ...dhcpv4.Modifier) (lease
 	return lease, proxy
 }
 
-// boot asks port 4011 from an address.
-func (c proxyClient) boot(ctx context.Context, from net.IP, mods ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
+// boot asks port 4011 from an address and a port, and hears the answer only there.
+func (c proxyClient) boot(ctx context.Context, from net.IP, port int, mods ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
 	c.t.Helper()
 	var answer *dhcpv4.DHCPv4
 	err := c.host.Do(func() error {
-		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: from, Port: 68})
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: from, Port: port})
 		if err != nil {
 			return err
 		}
@@ -250,10 +250,12 @@ func (k *foreignKit) checkFirmware(ctx context.Context, c proxyClient) {
 		if out, err := c.host.Run(ctx, "ip", "addr", "replace", lease.YourIPAddr.String()+"/24", "dev", "lan0"); err != nil {
 			k.t.Fatal(err, out)
 		}
-		ack := c.boot(ctx, lease.YourIPAddr, firmware(f.arch)...)
-		if ack.MessageType() != dhcpv4.MessageTypeAck || ack.BootFileName != f.file || !ack.ClientIPAddr.Equal(lease.YourIPAddr) || !ack.YourIPAddr.IsUnspecified() ||
-			ack.ClassIdentifier() != "PXEClient" || ack.Options.Has(dhcpv4.OptionVendorSpecificInformation) {
-			k.t.Errorf("%s: port 4011 answers %s", f.name, ack.Summary())
+		for _, port := range []int{68, 4011} { // PXE 2.1 says 68; OVMF asks from 4011
+			ack := c.boot(ctx, lease.YourIPAddr, port, firmware(f.arch)...)
+			if ack.MessageType() != dhcpv4.MessageTypeAck || ack.BootFileName != f.file || !ack.ClientIPAddr.Equal(lease.YourIPAddr) || !ack.YourIPAddr.IsUnspecified() ||
+				ack.ClassIdentifier() != "PXEClient" || ack.Options.Has(dhcpv4.OptionVendorSpecificInformation) {
+				k.t.Errorf("%s: port 4011 answers port %d %s", f.name, port, ack.Summary())
+			}
 		}
 		if out, err := c.host.Run(ctx, "curl", "--silent", "--show-error", "--max-time", "20", "--output", "/dev/null", "--write-out", "%{size_download}", "tftp://"+story.ForeignSeed+"/"+f.file); err != nil || len(out) < 5 {
 			k.t.Errorf("%s: TFTP: %v: %q bytes", f.name, err, out)

@@ -32,7 +32,7 @@ func TestProxyAnswersToCapturedClients(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p, client := read(t, c.name)
-			plan := Decide(day, p, client, View{Duty: Full, BootServer: c.boot, NewNonce: nonce}, proxyConfig())
+			plan := Decide(day, p, client, View{Duty: Full, BootServer: c.boot, From: 4011, NewNonce: nonce}, proxyConfig())
 			if plan.Reply == nil {
 				t.Fatalf("silence: %s", plan.Reason)
 			}
@@ -152,7 +152,7 @@ func withProxy(t *testing.T, body func(b *bench, boot *fakeLink, boots *Boots)) 
 	withServer(t, func(b *bench) {
 		*second = fakeLink{in: make(chan received), out: b.link.out, closed: make(chan struct{})}
 		b.o.Config, b.o.Boots = proxyConfig(), boots
-		b.o.ListenBoot = func(Config) (Link, error) { return noted{second, closed}, nil }
+		b.o.ListenBoot = func(Config) (BootLink, error) { return noted{second, closed}, nil }
 	}, func(b *bench) {
 		body(b, second, boots)
 		if n := len(b.ledger.bindings); n > 0 {
@@ -169,6 +169,8 @@ type noted struct {
 	*fakeLink
 	closed *atomic.Bool
 }
+
+func (l noted) From() uint16 { return 4011 }
 
 func (l noted) Close() error {
 	l.closed.Store(true)
