@@ -18,11 +18,11 @@ import (
 // TestMachinesAreInstalledBesideServersOfOthers: the seed is told no mode and finds a real DHCP server. Firmware, iPXE, agent and
 // system get their addresses there, and what to boot from us: OVMF on port 4011, iPXE in a card's ROM by our offer alone.
 func TestMachinesAreInstalledBesideServersOfOthers(t *testing.T) {
-	t.Run("OVMF/dnsmasq", func(t *testing.T) {
+	t.Run("OVMFBesideDnsmasq", func(t *testing.T) {
 		lab.Need(t, lab.MetalUEFI, "dnsmasq", "ss")
 		installedBeside(t, "dnsmasq", lab.UEFI, "DISCOVER from firmware EFI x64", "OFFER file=snponly.efi", "to port 4011", "ACK file=snponly.efi", "  tftp  ", "DISCOVER from iPXE EFI x64", "GET boot.ipxe")
 	})
-	t.Run("iPXE/kea-dhcp4", func(t *testing.T) {
+	t.Run("IPXEBesideKea", func(t *testing.T) {
 		lab.Need(t, lab.Metal, "kea-dhcp4", "ss")
 		installedBeside(t, "kea-dhcp4", lab.BIOS, "DISCOVER from iPXE BIOS", "GET boot.ipxe")
 	})

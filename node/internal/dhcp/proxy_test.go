@@ -196,7 +196,7 @@ func TestProxyBeginsOneBootForAllThatIPXEAsks(t *testing.T) {
 		if whose, ok := boots.MAC(time.Now(), first); !ok || whose != swarm.MACOf(mac) {
 			t.Errorf("the nonce is that of %q", whose)
 		}
-		time.Sleep(4 * time.Second)
+		<-time.After(4 * time.Second)
 		if again := scriptNonce(t, b.say(b.packet(discover, ipxe()))); again != first {
 			t.Error("a repeated DISCOVER begins another boot")
 		}
@@ -215,7 +215,7 @@ func TestProxyBeginsOneBootForAllThatIPXEAsks(t *testing.T) {
 		if second == first {
 			t.Error("two boots have one nonce")
 		}
-		time.Sleep(bootTime)
+		<-time.After(bootTime)
 		if _, ok := boots.MAC(time.Now(), second); ok {
 			t.Error("a boot that nobody went on with is good for ever")
 		}
@@ -237,7 +237,7 @@ func TestBootLoopThroughPort4011GetsTheOtherProgram(t *testing.T) {
 		var got []string
 		for range 4 {
 			got = append(got, load())
-			time.Sleep(5 * time.Second)
+			<-time.After(5 * time.Second)
 		}
 		if want := []string{"snponly.efi", "snponly.efi", "snponly.efi", "ipxe.efi"}; !slices.Equal(got, want) {
 			t.Errorf("%v, want %v", got, want)
