@@ -171,7 +171,7 @@ func firmware(arch string) []dhcpv4.Modifier {
 func (c proxyClient) offers(ctx context.Context, mods ...dhcpv4.Modifier) (lease, proxy *dhcpv4.DHCPv4) {
 	c.t.Helper()
 	err := c.host.Do(func() error {
-		client, err := nclient4.New("lan0", nclient4.WithTimeout(3*time.Second), nclient4.WithRetry(3))
+		client, err := nclient4.New("lan0", nclient4.WithHWAddr(c.mac), nclient4.WithTimeout(3*time.Second), nclient4.WithRetry(3))
 		if err != nil {
 			return err
 		}
@@ -236,9 +236,10 @@ func (c proxyClient) boot(ctx context.Context, from net.IP, port int, mods ...dh
 
 func (k *foreignKit) checkFirmware(ctx context.Context, c proxyClient) {
 	k.t.Helper()
-	for _, f := range []struct{ name, arch, file, option43 string }{
+	for i, f := range []struct{ name, arch, file, option43 string }{
 		{"BIOS", "\x00\x00", "undionly.kpxe", "\x06\x01\x08\xff"}, {"EFI", "\x00\x07", "snponly.efi", ""}, {"EFI by 9", "\x00\x09", "snponly.efi", ""},
 	} {
+		c.mac = net.HardwareAddr{0x52, 0x54, 0, 0, 0, byte(i + 1)} // one that asks again and again would be in a loop
 		lease, proxy := c.offers(ctx, firmware(f.arch)...)
 		if lease.YourIPAddr.IsUnspecified() || lease.ServerIdentifier().String() != story.ForeignServer {
 			k.t.Errorf("%s: the foreign server offers %s", f.name, lease.Summary())
