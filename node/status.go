@@ -174,6 +174,13 @@ func machineStatus(view swarm.View, m swarm.Machine) status.Machine {
 	if l, ok := view.LeaseOf(m.Segment, m.MAC); ok {
 		out.Address = l.Addr.String()
 	}
+	if s, ok := view.Segment(m.Segment); ok && s.Foreign() { // its system may have another address than its agent had
+		if n, ok := view.Node(m.Node); ok {
+			if p, on := n.On(s.ID); on {
+				out.Address = p.Address.Addr().String()
+			}
+		}
+	}
 	return out
 }
 

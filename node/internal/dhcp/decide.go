@@ -35,6 +35,7 @@ type View struct {
 	Fetches     int        // boot programs named to this machine within the last minute, by TFTP or HTTP, without iPXE asking afterwards
 	NewNonce    string     // to use if a new boot begins with this packet
 	BootServer  bool       // of a proxy: the packet came to port 4011
+	From        uint16     // with BootServer: from this port
 	Begun       string     // of a proxy: the nonce of the boot that iPXE began a moment ago
 }
 
@@ -61,6 +62,7 @@ type Plan struct {
 type Destination struct {
 	Relay netip.Addr // valid: to this relay's server port
 	Addr  netip.Addr // valid: to this address's client port
+	Port  uint16     // with Addr, not 0: to this port
 	// Frame sends to Addr in a frame made for the client's MAC: it has no address yet and cannot answer ARP.
 	Frame bool
 }

@@ -71,7 +71,7 @@ func (d decision) direct(t dhcpv4.MessageType) Plan {
 	}
 	if d.v.BootServer {
 		r.ClientIPAddr = d.c.Current.AsSlice()
-		plan.To.Addr = d.c.Current
+		plan.To.Addr, plan.To.Port = d.c.Current, d.v.From
 	} else {
 		plan.To.Relay = d.c.Relay // else a broadcast: we do not know the address that it will have
 	}

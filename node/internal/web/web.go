@@ -329,6 +329,9 @@ func (s *Server) render(ctx context.Context, v visit) (install.Config, string, e
 		return none, "", refuse(http.StatusForbidden, "profile %s: %v", p.Name, err)
 	}
 	segment, ok := view.Segment(v.lease.Segment)
+	if segment.Beside != "" && v.lease.Class == swarm.LeaseForeign {
+		return none, "", refuse(http.StatusForbidden, "nothing is installed for now: %s", segment.Beside)
+	}
 	settings, founded := view.Settings()
 	if !ok || !founded {
 		return none, "", refuse(http.StatusServiceUnavailable, "segment %s is not known", v.lease.Segment)
