@@ -149,7 +149,7 @@ func TestDocumentsAreReadStrictly(t *testing.T) {
 		"driver: debian\nrelaese: x":     `line 2: there is no "relaese"; did you mean release?`,
 		"params:\n  packges: [a]":        `line 2: there is no "packges" in params; did you mean packages?`,
 		"params: {time-zone: Etc/UTC}":   "did you mean timezone?",
-		"params: {users: [{nmae: a}]}":   `there is no "nmae" in users; did you mean name?`,
+		"params: {users: [{naem: a}]}":   `there is no "naem" in users; did you mean name?`,
 		"params: {zzz: 1}":               "there are: packages",
 		"driver: a\ndriver: b":           "driver",
 		"a: &a [1]\nb: *a":               `there is no "a"`,
