@@ -86,7 +86,7 @@ func checkDebian(t *testing.T, m1 *story.Shell, firmware lab.Firmware, lvm bool)
 		"cat /proc/cmdline":                                                        "console=ttyS0",
 		"hostname":                                                                 "m1",
 		"cat /etc/apt/sources.list; ip -4 -o addr":                                 "/repo/debian",
-		"apt-get -q -o Acquire::AllowInsecureRepositories=true update 2>&1":       "Reading package lists",
+		"apt-get -q -o Acquire::AllowInsecureRepositories=true update 2>&1":        "Reading package lists",
 		"test -e /var/lib/offshoot/join.json && echo there || echo gone":           "gone",
 		"test -d /sys/firmware/efi && echo uefi || echo bios":                      string(firmware),
 		"findmnt -no SOURCE / | grep -c mapper || true":                            map[bool]string{true: "1", false: "0"}[lvm],
