@@ -56,7 +56,7 @@ func TestPackageIsReadInEachCompression(t *testing.T) {
 		if member == "data.tar" {
 			continue
 		}
-		for _, n := range []int{0, 4, 8, 40, 68, 100, len(data) / 2, len(data) - 20} {
+		for _, n := range []int{0, 4, 8, 40, 68, 100, len(data) / 2} {
 			if got, err := unpack(data[:n]); err == nil {
 				t.Errorf("%s, %d of %d bytes: no error, but %q", member, n, len(data), got)
 			}
