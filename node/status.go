@@ -38,7 +38,7 @@ func (p *picture) Status(context.Context) status.Status {
 	view := p.state.View()
 	settings, _ := view.Settings()
 	s := status.Status{Swarm: settings.Swarm, Pin: settings.Pin, Version: p.version, Time: time.Now(), Problems: []status.Problem{}}
-	s.Settings = status.Settings{Voters: settings.Voters, UplinkLimit: int64(settings.UplinkLimit)}
+	s.Settings = status.Settings{Voters: settings.Voters, UplinkLimit: int64(settings.UplinkLimit), Boot: settings.Loader.String()}
 	names := namesOf(view)
 	s.Asked = names[p.self()]
 	leader, _, hasLeader := p.ledger.Leader()
@@ -169,7 +169,7 @@ func segmentStatus(view swarm.View, s swarm.Segment, names map[swarm.NodeID]stri
 func machineStatus(view swarm.View, m swarm.Machine) status.Machine {
 	out := status.Machine{
 		MAC: string(m.MAC), Name: m.Name, State: string(m.State), Reason: m.Reason, Segment: m.Segment, Profile: m.Profile, Phase: m.Phase, Text: m.Text,
-		Percent: m.Percent, Node: string(m.Node), LastSeen: m.LastSeen,
+		Percent: m.Percent, Boot: string(m.Loader), Node: string(m.Node), LastSeen: m.LastSeen,
 	}
 	if l, ok := view.LeaseOf(m.Segment, m.MAC); ok {
 		out.Address = l.Addr.String()

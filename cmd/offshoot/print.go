@@ -175,7 +175,11 @@ func printMachine(w io.Writer, m status.Machine) error {
 	if err := printMachines(w, status.Status{Machines: []status.Machine{m}}); err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintln(w); err != nil {
+	programs := ""
+	if m.Boot != "" {
+		programs = "Boot programs that its firmware gets: " + m.Boot + "\n"
+	}
+	if _, err := fmt.Fprint(w, programs+"\n"); err != nil {
 		return err
 	}
 	return printTimeline(w, m.Timeline)

@@ -34,8 +34,9 @@ type Problem struct {
 
 // Settings are those of the swarm that an operator can change.
 type Settings struct {
-	Voters      int   `json:"voters"`       // how many nodes at most vote
-	UplinkLimit int64 `json:"uplink_limit"` // bytes per second that a node exchanges with nodes of other segments, each way; 0: no limit
+	Voters      int    `json:"voters"`       // how many nodes at most vote
+	UplinkLimit int64  `json:"uplink_limit"` // bytes per second that a node exchanges with nodes of other segments, each way; 0: no limit
+	Boot        string `json:"boot"`         // the boot programs of machines that have no choice of their own: auto, ipxe, signed
 }
 
 // CAChange is how far the replacement of the swarm's CA has come. It ends when every node has a certificate of the new one.
@@ -110,6 +111,7 @@ type Machine struct {
 	Phase    string    `json:"phase,omitempty"`
 	Text     string    `json:"text,omitempty"`
 	Percent  int       `json:"percent"`
+	Boot     string    `json:"boot,omitempty"` // its boot programs: ipxe, signed; empty: those of the swarm
 	Node     string    `json:"node,omitempty"` // id of the node that it became
 	LastSeen time.Time `json:"last_seen,omitzero"`
 	Timeline []Event   `json:"timeline,omitempty"` // only when one machine is asked for

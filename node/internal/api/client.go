@@ -97,6 +97,15 @@ func (c *Client) Hold(ctx context.Context, mac swarm.MAC, reason string) error {
 	return c.call(ctx, "POST", "/v1/machines/"+string(mac)+"/hold", HoldRequest{reason}, nil)
 }
 
+// SetLoader chooses the boot programs of a machine, or with an empty MAC of all machines that have no choice of their own.
+func (c *Client) SetLoader(ctx context.Context, mac swarm.MAC, l swarm.Loader) error {
+	path := "/v1/boot"
+	if mac != "" {
+		path = "/v1/machines/" + string(mac) + "/boot"
+	}
+	return c.call(ctx, "POST", path, LoaderRequest{l}, nil)
+}
+
 // Leases asks for the addresses of a segment that are spoken for; of all segments if it is empty.
 func (c *Client) Leases(ctx context.Context, segment string) ([]status.Lease, error) {
 	return get[[]status.Lease](ctx, c, "/v1/leases?segment="+url.QueryEscape(segment))
