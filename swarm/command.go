@@ -13,7 +13,7 @@ import (
 
 // Protocol is what this offshoot speaks: it understands every command up to this number. A node proposes only what all
 // others understand: see Command.Protocol and View.Protocol.
-const Protocol = 2
+const Protocol = 3
 
 // commandVersion is written into every command; a node that meets a higher one stops loudly instead of guessing.
 const commandVersion = 1
@@ -74,6 +74,7 @@ var ops = map[string]operation{
 
 	"see-machine": {SeeMachine{}, 1, byMember}, "name-machine": {NameMachine{}, 1, byOperator}, "arm-machine": {ArmMachine{}, 1, byOperator},
 	"hold-machine": {HoldMachine{}, 1, byMember}, "report-install": {ReportInstall{}, 1, byMember},
+	"hear-machine": {HearMachine{}, lifeSince, byMember}, "note-stall": {NoteStall{}, lifeSince, byLeader},
 	"mint-ticket": {MintTicket{}, 1, byMember}, "fetch-ticket": {FetchTicket{}, 1, byMember},
 	"redeem-ticket": {RedeemTicket{}, 1, byLeader}, "revoke-ticket": {RevokeTicket{}, 1, byOperator},
 
@@ -84,7 +85,7 @@ var ops = map[string]operation{
 	"put-profile": {PutProfile{}, 1, byCaller}, "put-artifact": {PutArtifact{}, 1, byCaller}, "note": {Note{}, 1, byMember},
 	"put-repo": {PutRepo{}, 1, byOperator}, "drop-repo": {DropRepo{}, 1, byOperator},
 	"put-working-set": {PutWorkingSet{}, 1, byMember}, "pin-artifact": {PinArtifact{}, 1, byOperator}, "withdraw-artifact": {WithdrawArtifact{}, 1, byOperator},
-	"set-store": {SetStore{}, 1, byOperator},
+	"set-store": {SetStore{}, 1, byOperator}, "set-stall-after": {SetStallAfter{}, lifeSince, byOperator},
 }
 
 var opNames = func() map[reflect.Type]string {

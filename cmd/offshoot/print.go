@@ -63,6 +63,11 @@ func printStatus(w io.Writer, s status.Status) error {
 			return err
 		}
 	}
+	if s.Settings.StallAfter != 0 {
+		if _, err := fmt.Fprintln(w, stallLine(s.Settings.StallAfter)); err != nil {
+			return err
+		}
+	}
 	var fetches []status.Fetch
 	for _, a := range s.Artifacts {
 		if a.Fetch != nil {
@@ -154,6 +159,9 @@ func printMachines(w io.Writer, s status.Status) error {
 			doing = fmt.Sprintf("image %d %%", m.Percent)
 		case m.State == string(swarm.MachineInstalling):
 			doing = m.Phase
+		}
+		if m.Stalled {
+			doing = strings.TrimSpace("STALLED " + doing)
 		}
 		rows = append(rows, []string{m.Name, m.MAC, m.State, doing, m.Segment, m.Address, m.Profile})
 	}
