@@ -90,7 +90,7 @@ func packageHint(want string) string {
 	for _, p := range [][2]string{
 		{"ip", "iproute2"}, {"tc", "iproute2"}, {"ping", "iputils-ping"}, {"qemu-system-x86_64", "qemu-system-x86"},
 		{"qemu-img", "qemu-utils"}, {biosROM, "ipxe-qemu"}, {ovmfCode, "ovmf"}, {ovmfVars, "ovmf"},
-		{"dnsmasq", "dnsmasq-base"}, {"perfdhcp", "kea-admin"}, {"dhclient", "isc-dhcp-client"}, {"tftp", "tftp-hpa"},
+		{"dnsmasq", "dnsmasq-base"}, {"perfdhcp", "kea-admin"}, {"dhclient", "isc-dhcp-client"}, {"tftp", "tftp-hpa"}, {"logger", "bsdutils"},
 	} {
 		if p[0] == want {
 			return fmt.Sprintf(" (Debian package %s)", p[1])
