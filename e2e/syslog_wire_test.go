@@ -63,7 +63,7 @@ func TestInstallersAreHeardAndStalledMachinesAreNamed(t *testing.T) {
 		t.Errorf("the stranger's packet was not dropped: %v", err)
 	}
 
-	stalled, err := k.Until(ctx, k.seed, "m2 is stalled", func(s status.Status) string {
+	if _, err := k.Until(ctx, k.seed, "m2 is stalled", func(s status.Status) string {
 		for _, p := range s.Problems {
 			if strings.Contains(p.What, "machine m2 is stalled") && strings.Contains(p.What, "debootstrap: the last line that m2 says") && strings.Contains(p.Next, "offshoot machine log "+mac) {
 				t.Logf("PROBLEM  %s\n   next: %s", p.What, p.Next)
@@ -71,17 +71,15 @@ func TestInstallersAreHeardAndStalledMachinesAreNamed(t *testing.T) {
 			}
 		}
 		return "no problem says so"
-	})
-	if err != nil {
+	}); err != nil {
 		t.Fatal(err)
-	}
-	if len(stalled.Problems) != 1 {
-		t.Errorf("problems: %+v", stalled.Problems)
 	}
 	k.follow(ctx, m2, mac)
 	if _, err := k.Until(ctx, k.m1, "m2 gets on", func(s status.Status) string {
-		if len(s.Problems) > 0 {
-			return s.Problems[0].What
+		for _, p := range s.Problems { // the small disk of m1 may be one
+			if strings.Contains(p.What, "m2") {
+				return p.What
+			}
 		}
 		return ""
 	}); err != nil {
@@ -91,7 +89,7 @@ func TestInstallersAreHeardAndStalledMachinesAreNamed(t *testing.T) {
 	out, err = k.m1.Offshoot(ctx, "machine", "show", mac)
 	t.Logf("machine show:\n%s", out)
 	kinds := strings.Join(strings.Fields(out), " ")
-	for _, want := range []string{"log partitioning: main-menu: INFO: Menu item 'partman-base' selected", "!stalled m2 has not got on for 30s", "resumed m2 gets on again: pkgsel: here again", "install disk:"} {
+	for _, want := range []string{"log by its log: partitioning", "!stalled m2 has not got on for 30s", "resumed m2 gets on again: pkgsel: here again", "install disk:"} {
 		if err != nil || strings.Count(kinds, want) != 1 {
 			t.Errorf("%q is there %d times, %v", want, strings.Count(kinds, want), err)
 		}

@@ -48,7 +48,7 @@ func (o HearMachine) apply(c *change) (any, error) {
 	c.gotOn(&m, o.Line)
 	if o.Stage != "" && o.Step > m.Life.Step {
 		m.Life.Step, m.Text = o.Step, clip(o.Stage, maxText)
-		c.event(o.MAC, "log", "%s: %s", o.Stage, o.Line)
+		c.event(o.MAC, "log", "by its log: %s", o.Stage) // Line may be another one, that came since
 		news = true
 	}
 	if news {

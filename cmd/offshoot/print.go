@@ -158,7 +158,7 @@ func printMachines(w io.Writer, s status.Status) error {
 		case m.State == string(swarm.MachineInstalling) && m.Phase == "image":
 			doing = fmt.Sprintf("image %d %%", m.Percent)
 		case m.State == string(swarm.MachineInstalling):
-			doing = m.Phase
+			doing = cmp.Or(m.Phase, m.Text)
 		}
 		if m.Stalled {
 			doing = strings.TrimSpace("STALLED " + doing)
