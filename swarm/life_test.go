@@ -181,3 +181,13 @@ func TestInstallingMachinesAreFoundByTheirState(t *testing.T) {
 		t.Errorf("got %+v", all)
 	}
 }
+
+func TestInstallerThatBeginsLives(t *testing.T) {
+	h := founded(t)
+	h.must(seedID, ReportNode{Protocol: Protocol})
+	h.must(seedID, ArmMachine{MAC: m1})
+	h.must(seedID, BeginInstall{MAC: m1})
+	if got := h.life(); !got.Heard.Equal(h.now) || got.Said != "runs the installer" {
+		t.Errorf("got %+v", got)
+	}
+}
