@@ -145,13 +145,12 @@ func TestLogMovesAnInstallationForwardOnlyAndDecidesNothing(t *testing.T) {
 
 // TestLifeIsNotWrittenWhereSomebodyCouldNotReadIt: an older node refuses a snapshot with fields that it does not know.
 func TestLifeIsNotWrittenWhereSomebodyCouldNotReadIt(t *testing.T) {
-	h, install := installing(t)
+	h, _ := installing(t)
 	h.must(seedID, ReportNode{Protocol: lifeSince - 1})
 	h.must(seedID, ArmMachine{MAC: m1})
 	m, _ := h.s.View().Machine(m1)
-	install = m.Install
 	h.must(seedID, MintTicket{ID: "t3", Hash: "hash", MAC: m1, Segment: "s1", Addr: netip.MustParseAddr("192.168.42.20"), Expires: h.now.Add(time.Hour)})
-	h.must(seedID, ReportInstall{MAC: m1, Install: install, Phase: "image", Percent: 50})
+	h.must(seedID, ReportInstall{MAC: m1, Install: m.Install, Phase: "image", Percent: 50})
 	if h.life() != (Life{}) {
 		t.Errorf("got %+v", h.life())
 	}
