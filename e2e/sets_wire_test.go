@@ -113,8 +113,8 @@ func fullDisk(ctx context.Context, t *testing.T, b *story.Bare) {
 		if !a.Here {
 			t.Errorf("%s is thrown away, and profiles %q need it", a.Name, a.Profiles)
 		}
-		if out, err := b.Offshoot(ctx, "artifact", "withdraw", a.Digest); err == nil || !strings.Contains(out+err.Error(), "is needed by profile default") {
-			t.Errorf("withdraw %s: %v: %s", a.Name, err, out)
+		if out, err := b.Offshoot(ctx, "artifact", "remove", a.Digest); err == nil || !strings.Contains(out+err.Error(), "is needed by profile default") {
+			t.Errorf("remove %s: %v: %s", a.Name, err, out)
 		}
 	}
 }

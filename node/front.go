@@ -27,6 +27,9 @@ func NewClient(dataDir string) *Client { return api.NewClient(dataDir) }
 // ArmRequest says how a machine is armed.
 type ArmRequest = api.ArmRequest
 
+// Upload is what an operator says of bytes that he sends.
+type Upload = api.Upload
+
 // Errors that a command line tells apart.
 var (
 	ErrUnreachable  = api.ErrUnreachable

@@ -438,7 +438,7 @@ func (d *desk) Status(ctx context.Context) status.Status {
 	if missing := d.s.garbage.short.Load(); missing > 0 {
 		s.Problems = append(s.Problems, status.Problem{
 			What: fmt.Sprintf("the disk of %s is too full by %d MB, and all artifacts that are left on it are needed or pinned", s.Asked, missing/1e6+1),
-			Next: "offshoot artifact list; then unpin or withdraw what can go, give it a larger disk, or raise: offshoot swarm set store",
+			Next: "offshoot artifact list; then unpin or remove what can go, give it a larger disk, or raise: offshoot swarm set store",
 		})
 	}
 	for _, problem := range d.s.repos.picture().Problems {

@@ -1,5 +1,5 @@
 // Package web is the plain HTTP that machines see while they boot and install: boot programs for firmware that loads them by
-// HTTP, boot scripts, artifacts by digest, the install config with its ticket, and the reports of the agent.
+// HTTP, boot scripts, artifacts by digest and files out of ISO images among them, the install config with its ticket, and the reports of the agent.
 //
 // Nothing here is secret but the install config, which is bound to the boot nonce of one lease, to the address that the
 // lease is for, and to the MAC behind that address. Boot scripts come only from the node that holds duty on the segment; an
@@ -66,7 +66,8 @@ type Options struct {
 
 // Server answers. It is safe for concurrent use.
 type Server struct {
-	o Options
+	o    Options
+	isos isos
 
 	mu       sync.Mutex
 	progress map[swarm.MAC]reported
@@ -82,7 +83,7 @@ type reported struct {
 
 // New makes a server; serve its Handler.
 func New(o Options) *Server {
-	return &Server{o: o, progress: map[swarm.MAC]reported{}, told: map[swarm.MAC]string{}, present: map[swarm.MAC]presence{}}
+	return &Server{o: o, isos: isos{artifact: o.Artifact, open: map[string]*openISO{}}, progress: map[swarm.MAC]reported{}, told: map[swarm.MAC]string{}, present: map[swarm.MAC]presence{}}
 }
 
 // URL is where the boot script of a nonce is, on the node that has this address on the segment.
@@ -100,6 +101,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("POST /b/{nonce}/event", s.event)
 	mux.HandleFunc("POST /b/{nonce}/exchange", s.exchange)
 	mux.HandleFunc("GET /artifact/{digest}/{name}", s.artifact) // HEAD too
+	mux.HandleFunc("GET /iso/{digest}/{path...}", s.fromISO)
 	return mux
 }
 
