@@ -35,6 +35,7 @@ type Settings struct {
 
 	Loader Loader `json:"loader,omitempty"` // of machines that have none of their own
 
+	StallAfter  int   `json:"stall_after,omitempty"`  // seconds that an installation may stand still; 0: what its phase says
 	StoreBudget int64 `json:"store_budget,omitempty"` // bytes that artifacts may take on each node; 0: what leaves enough of the disk free
 }
 
@@ -76,6 +77,7 @@ type Machine struct {
 	Phase     string       `json:"phase,omitempty"`
 	Text      string       `json:"text,omitempty"`
 	Percent   int          `json:"percent,omitempty"`
+	Life      Life         `json:"life,omitzero"`
 	Node      NodeID       `json:"node,omitempty"` // the node that it became
 	Inventory []byte       `json:"inventory,omitempty"`
 	FirstSeen time.Time    `json:"first_seen"`

@@ -37,6 +37,7 @@ type Settings struct {
 	Voters      int    `json:"voters"`       // how many nodes at most vote
 	UplinkLimit int64  `json:"uplink_limit"` // bytes per second that a node exchanges with nodes of other segments, each way; 0: no limit
 	Boot        string `json:"boot"`         // the boot programs of machines that have no choice of their own: auto, ipxe, signed
+	StallAfter  int    `json:"stall_after"`  // seconds that an installation may stand still; 0: what its phase says
 }
 
 // CAChange is how far the replacement of the swarm's CA has come. It ends when every node has a certificate of the new one.
@@ -114,6 +115,9 @@ type Machine struct {
 	Boot     string    `json:"boot,omitempty"` // its boot programs: ipxe, signed; empty: those of the swarm
 	Node     string    `json:"node,omitempty"` // id of the node that it became
 	LastSeen time.Time `json:"last_seen,omitzero"`
+	Heard    time.Time `json:"heard,omitzero"`     // while it installs itself: when it last got on, or said a line of its log
+	Said     string    `json:"said,omitempty"`     // what it said then
+	Stalled  bool      `json:"stalled"`            // it has not got on for longer than its phase may
 	Timeline []Event   `json:"timeline,omitempty"` // only when one machine is asked for
 }
 

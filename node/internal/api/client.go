@@ -82,6 +82,11 @@ func (c *Client) Why(ctx context.Context, mac swarm.MAC) ([]status.Trace, error)
 	return get[[]status.Trace](ctx, c, "/v1/machines/"+string(mac)+"/why")
 }
 
+// Log asks what every node heard of a machine by syslog.
+func (c *Client) Log(ctx context.Context, mac swarm.MAC) ([]status.LogLine, error) {
+	return get[[]status.LogLine](ctx, c, "/v1/machines/"+string(mac)+"/log")
+}
+
 // Arm makes the next network boot of a machine an install.
 func (c *Client) Arm(ctx context.Context, mac swarm.MAC, r ArmRequest) error {
 	return c.call(ctx, "POST", "/v1/machines/"+string(mac)+"/arm", r, nil)
@@ -234,6 +239,11 @@ func (c *Client) SetVoters(ctx context.Context, n int) error {
 // SetUplinkLimit changes what each node moves to and from nodes of other segments at most, in bytes per second; 0 is no limit.
 func (c *Client) SetUplinkLimit(ctx context.Context, limit int64) error {
 	return c.call(ctx, "POST", "/v1/uplink-limit", UplinkLimitRequest{&limit}, nil)
+}
+
+// SetStallAfter changes how many seconds an installation may stand still; 0 is what each phase says.
+func (c *Client) SetStallAfter(ctx context.Context, seconds int) error {
+	return c.call(ctx, "POST", "/v1/stall-after", StallAfterRequest{&seconds}, nil)
 }
 
 // Evict puts a node out for good. A refusal for its risks matches status.ErrUnsafe; force in the request accepts them. The pin is
