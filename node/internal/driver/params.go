@@ -19,6 +19,7 @@ import (
 
 // Params say how a system is to be, in words that are the same for every driver. Zero values leave it to the driver.
 type Params struct {
+	Flavour       string   `yaml:"flavour" json:"flavour,omitempty"` // of the distribution, by the driver's words: server, minimal, …
 	Packages      []string `yaml:"packages" json:"packages,omitempty"`
 	Partitioning  string   `yaml:"partitioning" json:"partitioning,omitempty"` // one of the Layout constants
 	LUKS          bool     `yaml:"luks" json:"luks,omitempty"`
@@ -120,7 +121,7 @@ const (
 )
 
 var (
-	packageName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9+._:@/-]{0,127}$`)
+	packageName = regexp.MustCompile(`^(@\^?)?[a-zA-Z0-9][a-zA-Z0-9+._:@/-]{0,127}$`)
 	userName    = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
 	localeName  = regexp.MustCompile(`^[A-Za-z]{1,8}(_[A-Za-z]{2})?(\.[A-Za-z0-9-]{1,16})?(@[a-z]{1,16})?$`)
 	keymapName  = regexp.MustCompile(`^[a-z0-9_-]{1,32}$`)
@@ -148,7 +149,7 @@ func (p Params) check() error {
 		name, value, want string
 		is                *regexp.Regexp
 	}{
-		{"locale", p.Locale, "en_US.UTF-8", localeName}, {"keyboard", p.Keyboard, "us", keymapName},
+		{"flavour", p.Flavour, "server", keymapName}, {"locale", p.Locale, "en_US.UTF-8", localeName}, {"keyboard", p.Keyboard, "us", keymapName},
 		{"timezone", p.Timezone, "Europe/Berlin", zoneName}, {"mirror", p.Mirror, "debian: a repository as in offshoot mirror status", repoName},
 	} {
 		if w.value != "" && !w.is.MatchString(w.value) {

@@ -62,6 +62,9 @@ func source(p swarm.Profile, file string) (string, error) {
 		return text, nil
 	}
 	folder := p.Driver
+	if shared, ok := drivers[p.Driver].(family); ok {
+		folder = shared.Family()
+	}
 	if file == Hooks {
 		folder = "common"
 	}
