@@ -61,6 +61,7 @@ var drivers = map[string]Driver{
 	"centos-stream": centosStream,
 	"almalinux":     almalinux,
 	"rocky":         rocky,
+	"ubuntu":        ubuntu{},
 }
 
 // Names lists the drivers.

@@ -152,6 +152,7 @@ var funcs = template.FuncMap{
 	"shell":  quote,
 	"indent": func(n int, s string) string { return strings.ReplaceAll(s, "\n", "\n"+strings.Repeat(" ", n)) },
 	"add":    func(lists ...[]string) []string { return slices.Concat(lists...) },
+	"yaml":   quoteJSON,
 	"fail":   func(why string) (string, error) { return "", errors.New(why) },
 }
 
