@@ -156,5 +156,17 @@ func Install(ctx context.Context, o AgentOptions, log *slog.Logger) error {
 	})
 }
 
+// Adoption says where a foreign installer runs.
+type Adoption = agent.Adoption
+
+// ErrNoRoot: what is to become a node is no installed system.
+var ErrNoRoot = agent.ErrNoSystem
+
+// ChooseDisk tells a foreign installer which disk it may use.
+func ChooseDisk(ctx context.Context, a Adoption) (string, error) { return agent.ChooseDisk(ctx, a) }
+
+// Adopt makes a node of the system that a foreign installer has left below root.
+func Adopt(ctx context.Context, a Adoption, root string) error { return agent.Adopt(ctx, a, root) }
+
 // Ephemeral says whether the node is a seed, which hands everything over before it stops.
 func (n *Node) Ephemeral() bool { return n.o.Seed != nil }

@@ -120,6 +120,31 @@ func printArtifacts(w io.Writer, all []status.Artifact) error {
 	return table(w, "ARTIFACT SIZE SHA-256 TRAVELS PROFILES WARM HERE PINNED VERIFIED", rows)
 }
 
+func printProfiles(w io.Writer, all []status.Profile) error {
+	var rows [][]string
+	for _, p := range all {
+		standard, missing := "", ""
+		if p.Default {
+			standard = "yes"
+		}
+		if len(p.Missing) > 0 {
+			missing = fmt.Sprintf("%d artifacts missing: offshoot profile lint %s", len(p.Missing), p.Name)
+		}
+		rows = append(rows, []string{p.Name, p.Driver, p.Release, p.Arch, megabytes(p.Bytes), fmt.Sprint(p.Machines), standard, missing})
+	}
+	return table(w, "PROFILE DRIVER RELEASE ARCH SIZE MACHINES DEFAULT PROBLEM", rows)
+}
+
+// printRendered prints all files one after another, each below its name.
+func printRendered(w io.Writer, r status.Rendered) error {
+	for _, f := range r.Files {
+		if _, err := fmt.Fprintf(w, "==> %s <==\n%s\n", f.Name, f.Text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func printMirror(w io.Writer, m status.Mirror) error {
 	var rows [][]string
 	for _, r := range m.Repos {

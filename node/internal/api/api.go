@@ -43,6 +43,10 @@ type Desk interface {
 	// for the first time nothing was done. It ends with ctx, and what has come by then stays.
 	Prefetch(ctx context.Context, actor, profile string, say func(status.Prefetch)) error
 
+	// AddArtifact stores bytes under their digest, and writes them down. size is -1 if the caller does not know it.
+	AddArtifact(ctx context.Context, actor, name string, size int64, r io.Reader) (status.Artifact, error)
+	Profiler
+
 	// Propose writes an operator's decision down.
 	Propose(ctx context.Context, actor string, op swarm.Op) (swarm.Result, error)
 	// Leave begins to hand everything over and to stop; it returns when that is done, or cannot be.

@@ -18,18 +18,20 @@ import (
 // deciding who belongs to the swarm.
 func routes() map[string]route {
 	const view, operate, admin = status.OperatorView, status.OperatorOperate, status.OperatorAdmin
-	const machines, members, segments, repos, artifacts = "offshoot machine list", "offshoot swarm members", "offshoot segment list", "offshoot mirror status", "offshoot artifact list"
+	const machines, members, segments, repos, artifacts, profiles = "offshoot machine list", "offshoot swarm members", "offshoot segment list", "offshoot mirror status", "offshoot artifact list", "offshoot profile list"
 	return map[string]route{
-		"GET /v1/status":             {role: view, do: func(q *request) (any, error) { return q.desk.Status(q.Context()), nil }},
-		"GET /v1/machines/{mac}":     {role: view, do: onMachine(machine)},
-		"GET /v1/machines/{mac}/why": {role: view, do: onMachine(why)},
-		"GET /v1/leases":             {role: view, do: leases},
-		"GET /v1/tickets":            {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Tickets()), nil }},
-		"GET /v1/operators":          {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Operators()), nil }},
-		"GET /v1/audit":              {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Audit()), nil }},
-		"GET /v1/artifacts":          {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Artifacts()), nil }},
-		"GET /v1/mirror":             {role: view, do: func(q *request) (any, error) { return q.desk.Mirror(), nil }},
-		"GET /v1/metrics":            {role: view, do: metrics},
+		"GET /v1/status":               {role: view, do: func(q *request) (any, error) { return q.desk.Status(q.Context()), nil }},
+		"GET /v1/machines/{mac}":       {role: view, do: onMachine(machine)},
+		"GET /v1/machines/{mac}/why":   {role: view, do: onMachine(why)},
+		"GET /v1/leases":               {role: view, do: leases},
+		"GET /v1/tickets":              {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Tickets()), nil }},
+		"GET /v1/operators":            {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Operators()), nil }},
+		"GET /v1/audit":                {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Audit()), nil }},
+		"GET /v1/artifacts":            {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Artifacts()), nil }},
+		"GET /v1/mirror":               {role: view, do: func(q *request) (any, error) { return q.desk.Mirror(), nil }},
+		"GET /v1/profiles":             {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Profiles()), nil }},
+		"GET /v1/profiles/{name}/lint": {role: view, do: lintProfile},
+		"GET /v1/metrics":              {role: view, do: metrics},
 
 		"POST /v1/machines/{mac}/arm":       {role: operate, look: machines, do: onMachine(arm)},
 		"POST /v1/machines/{mac}/name":      {role: operate, look: machines, do: onMachine(name)},
@@ -43,6 +45,11 @@ func routes() map[string]route {
 		"POST /v1/artifacts/{digest}/pin":   {role: operate, look: artifacts, do: onArtifact(func(digest string) swarm.Op { return swarm.PinArtifact{Digest: digest, Pinned: true} })},
 		"POST /v1/artifacts/{digest}/unpin": {role: operate, look: artifacts, do: onArtifact(func(digest string) swarm.Op { return swarm.PinArtifact{Digest: digest} })},
 		"DELETE /v1/artifacts/{digest}":     {role: operate, look: artifacts, do: onArtifact(func(digest string) swarm.Op { return swarm.WithdrawArtifact{Digest: digest} })},
+		"PUT /v1/artifacts":                 {role: operate, look: artifacts, long: true, do: upload},
+		"GET /v1/profiles/{name}":           {role: operate, do: profile}, // password hashes stand in it
+		"PUT /v1/profiles/{name}":           {role: operate, look: profiles, do: putProfile},
+		"DELETE /v1/profiles/{name}":        {role: operate, look: profiles, do: dropProfile},
+		"GET /v1/machines/{mac}/render":     {role: operate, look: profiles, do: onMachine(render)}, // as well
 		"PUT /v1/repos/{name}":              {role: operate, look: repos, do: putRepo},
 		"DELETE /v1/repos/{name}":           {role: operate, look: repos, do: dropRepo},
 

@@ -31,33 +31,46 @@ const MaxDocument = 256 << 10
 // ParseDocument reads YAML. What it does not know is refused, with the line, and with what may have been meant.
 func ParseDocument(data []byte) (Document, error) {
 	var doc Document
+	err := parseYAML(data, &doc)
+	return doc, err
+}
+
+// CheckParams says what is wrong with a file that holds parameters only.
+func CheckParams(data []byte) error {
+	var params Params
+	if err := parseYAML(data, &params); err != nil {
+		return err
+	}
+	return params.check()
+}
+
+// parseYAML reads one document into a struct.
+func parseYAML(data []byte, into any) error {
 	if len(data) > MaxDocument {
-		return doc, fmt.Errorf("larger than %d bytes: this is no profile", MaxDocument)
+		return fmt.Errorf("larger than %d bytes: this is no profile", MaxDocument)
 	}
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	var root yaml.Node
 	if err := decoder.Decode(&root); errors.Is(err, io.EOF) {
-		return doc, errors.New("it is empty: want lines such as \"driver: debian\"")
+		return errors.New("it is empty")
 	} else if err != nil {
-		return doc, err
+		return err
 	}
 	switch err := decoder.Decode(new(yaml.Node)); {
 	case err == nil:
-		return doc, errors.New("more than one document: a profile has one")
+		return errors.New("more than one document: want one")
 	case !errors.Is(err, io.EOF):
-		return doc, err
+		return err
 	}
-	if err := known(root.Content[0], reflect.TypeFor[Document](), ""); err != nil {
-		return doc, err
+	if err := known(root.Content[0], reflect.TypeOf(into).Elem(), ""); err != nil {
+		return err
 	}
-	if err := root.Decode(&doc); err != nil {
-		var wrong *yaml.TypeError
-		if errors.As(err, &wrong) {
-			err = errors.New(strings.Join(wrong.Errors, "; "))
-		}
-		return doc, err
+	err := root.Decode(into)
+	var wrong *yaml.TypeError
+	if errors.As(err, &wrong) {
+		return errors.New(strings.Join(wrong.Errors, "; "))
 	}
-	return doc, nil
+	return err
 }
 
 // known refuses a key that no field has, before anything is decoded.

@@ -19,32 +19,32 @@ import (
 
 // Params say how a system is to be, in words that are the same for every driver. Zero values leave it to the driver.
 type Params struct {
-	Flavour       string   `yaml:"flavour" json:"flavour,omitempty"` // of the distribution, by the driver's words: server, minimal, …
-	Packages      []string `yaml:"packages" json:"packages,omitempty"`
-	Partitioning  string   `yaml:"partitioning" json:"partitioning,omitempty"` // one of the Layout constants
-	LUKS          bool     `yaml:"luks" json:"luks,omitempty"`
-	Disk          string   `yaml:"disk" json:"disk,omitempty"`                     // see install.ParseSelector
-	Users         []User   `yaml:"users" json:"users,omitempty"`                   // beside root
-	SSHKeys       []string `yaml:"ssh_keys" json:"ssh_keys,omitempty"`             // of root, lines of authorized_keys
-	PasswordHash  string   `yaml:"password_hash" json:"password_hash,omitempty"`   // of root, crypt(5)
-	Locale        string   `yaml:"locale" json:"locale,omitempty"`                 // en_US.UTF-8
-	Keyboard      string   `yaml:"keyboard" json:"keyboard,omitempty"`             // us
-	Timezone      string   `yaml:"timezone" json:"timezone,omitempty"`             // Etc/UTC
-	KernelArgs    []string `yaml:"kernel_args" json:"kernel_args,omitempty"`       // of the installed system
-	InstallerArgs []string `yaml:"installer_args" json:"installer_args,omitempty"` // of the installer's kernel
-	Mirror        string   `yaml:"mirror" json:"mirror,omitempty"`                 // a repository that the swarm mirrors, by name
-	Pre           string   `yaml:"pre" json:"pre,omitempty"`                       // shell, in the installer before it touches a disk
-	Post          string   `yaml:"post" json:"post,omitempty"`                     // shell, in the installed system at the end
+	Flavour       string   `yaml:"flavour,omitempty" json:"flavour,omitempty"` // of the distribution, by the driver's words: server, minimal, …
+	Packages      []string `yaml:"packages,omitempty" json:"packages,omitempty"`
+	Partitioning  string   `yaml:"partitioning,omitempty" json:"partitioning,omitempty"` // one of the Layout constants
+	LUKS          bool     `yaml:"luks,omitempty" json:"luks,omitempty"`
+	Disk          string   `yaml:"disk,omitempty" json:"disk,omitempty"`                     // see install.ParseSelector
+	Users         []User   `yaml:"users,omitempty" json:"users,omitempty"`                   // beside root
+	SSHKeys       []string `yaml:"ssh_keys,omitempty" json:"ssh_keys,omitempty"`             // of root, lines of authorized_keys
+	PasswordHash  string   `yaml:"password_hash,omitempty" json:"password_hash,omitempty"`   // of root, crypt(5)
+	Locale        string   `yaml:"locale,omitempty" json:"locale,omitempty"`                 // en_US.UTF-8
+	Keyboard      string   `yaml:"keyboard,omitempty" json:"keyboard,omitempty"`             // us
+	Timezone      string   `yaml:"timezone,omitempty" json:"timezone,omitempty"`             // Etc/UTC
+	KernelArgs    []string `yaml:"kernel_args,omitempty" json:"kernel_args,omitempty"`       // of the installed system
+	InstallerArgs []string `yaml:"installer_args,omitempty" json:"installer_args,omitempty"` // of the installer's kernel
+	Mirror        string   `yaml:"mirror,omitempty" json:"mirror,omitempty"`                 // a repository that the swarm mirrors, by name
+	Pre           string   `yaml:"pre,omitempty" json:"pre,omitempty"`                       // shell, in the installer before it touches a disk
+	Post          string   `yaml:"post,omitempty" json:"post,omitempty"`                     // shell, in the installed system at the end
 }
 
 // User is an account beside root.
 type User struct {
 	Name         string   `yaml:"name" json:"name"`
-	FullName     string   `yaml:"full_name" json:"full_name,omitempty"`
-	PasswordHash string   `yaml:"password_hash" json:"password_hash,omitempty"`
-	SSHKeys      []string `yaml:"ssh_keys" json:"ssh_keys,omitempty"`
-	Groups       []string `yaml:"groups" json:"groups,omitempty"`
-	Sudo         bool     `yaml:"sudo" json:"sudo,omitempty"`
+	FullName     string   `yaml:"full_name,omitempty" json:"full_name,omitempty"`
+	PasswordHash string   `yaml:"password_hash,omitempty" json:"password_hash,omitempty"`
+	SSHKeys      []string `yaml:"ssh_keys,omitempty" json:"ssh_keys,omitempty"`
+	Groups       []string `yaml:"groups,omitempty" json:"groups,omitempty"`
+	Sudo         bool     `yaml:"sudo,omitempty" json:"sudo,omitempty"`
 }
 
 // Layouts of a disk.
@@ -227,7 +227,7 @@ func checkSnippet(name, text string) error {
 // fieldNames are the names of a struct's fields in YAML.
 func fieldNames(t reflect.Type) (out []string) {
 	for i := range t.NumField() {
-		out = append(out, t.Field(i).Tag.Get("yaml"))
+		out = append(out, yamlName(t.Field(i)))
 	}
 	return out
 }

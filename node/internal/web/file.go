@@ -33,19 +33,20 @@ func See(view swarm.View, m swarm.Machine, p swarm.Profile, at Place) (driver.Da
 	}, Port)
 }
 
-func (s *Server) see(v visit, p swarm.Profile) (driver.Data, error) {
+// place is where the machine of a visit meets us.
+func (s *Server) place(v visit) Place {
 	at := Place{Lease: v.lease, Self: v.self}
 	for _, n := range s.o.Exchangers(v.lease.Segment) {
 		if addr := n.Address.Addr(); addr != v.self {
 			at.Others = append(at.Others, addr)
 		}
 	}
-	return See(s.o.View(), v.machine, p, at)
+	return at
 }
 
 // installer is what a machine boots whose profile has an installer of its own.
-func (s *Server) installer(v visit, p swarm.Profile) (boot.Decision, string) {
-	d, err := s.see(v, p)
+func installer(view swarm.View, m swarm.Machine, p swarm.Profile, at Place) (boot.Decision, string) {
+	d, err := See(view, m, p, at)
 	var b driver.Boot
 	if err == nil {
 		b, err = driver.BootOf(p, d)
@@ -55,6 +56,29 @@ func (s *Server) installer(v visit, p swarm.Profile) (boot.Decision, string) {
 		return boot.Wait{Reason: why}, "wait, " + why
 	}
 	return boot.Installer{Name: p.Driver, Kernel: b.Kernel, Initrd: b.Initrd, Args: b.Args}, "the installer of " + p.Driver + " " + p.Release + ", for profile " + p.Name
+}
+
+// File is one that a machine asks for while it is installed.
+type File struct{ Name, Text string }
+
+// Preview is all that a machine would get if it were armed with a profile: its boot script, and what its installer asks for. The
+// install config is left out: it is made when it is fetched, with a ticket.
+func Preview(view swarm.View, m swarm.Machine, p swarm.Profile, at Place) ([]File, error) {
+	decision, _ := program(view, m, p, at)
+	facts := boot.Facts{MAC: m.MAC, Hostname: m.Name, Self: URL(at.Self, at.Lease.Nonce), Decision: decision}
+	out := []File{{"boot.ipxe", boot.Script(facts)}}
+	d, err := See(view, m, p, at)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range driver.FilesOf(p) {
+		text, err := driver.Render(p, d, name)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, File{name, string(text)})
+	}
+	return out, nil
 }
 
 // foreign says whether a machine is installed by another program than our agent.
@@ -90,7 +114,7 @@ func (s *Server) renderFile(v visit, name string) ([]byte, error) {
 	if !ok {
 		return nil, refuse(http.StatusForbidden, "profile %q does not exist", m.Profile)
 	}
-	d, err := s.see(v, p)
+	d, err := See(s.o.View(), m, p, s.place(v))
 	if err != nil {
 		return nil, refuse(http.StatusForbidden, "profile %s: %v", p.Name, err)
 	}

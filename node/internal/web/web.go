@@ -221,11 +221,16 @@ func (s *Server) decide(v visit) (boot.Decision, string) {
 		why := fmt.Sprintf("profile %q does not exist", m.Profile)
 		return boot.Wait{Reason: why}, "wait, " + why
 	}
-	base := "http://" + netip.AddrPortFrom(v.self, Port).String()
+	return program(s.o.View(), m, p, s.place(v))
+}
+
+// program is what a machine boots to be installed: the agent, or the installer of its profile.
+func program(view swarm.View, m swarm.Machine, p swarm.Profile, at Place) (boot.Decision, string) {
 	if !driver.Agent(p) {
-		return s.installer(v, p)
+		return installer(view, m, p, at)
 	}
-	args := append(strings.Fields(p.Args), "offshoot.url="+base+"/b/"+v.lease.Nonce, "offshoot.mac="+string(m.MAC))
+	base := "http://" + netip.AddrPortFrom(at.Self, Port).String()
+	args := append(strings.Fields(p.Args), "offshoot.url="+base+"/b/"+at.Lease.Nonce, "offshoot.mac="+string(m.MAC))
 	return boot.Agent{
 		Kernel: base + "/artifact/" + p.Kernel + "/vmlinuz",
 		Initrd: base + "/artifact/" + p.Initrd + "/initrd",
