@@ -62,6 +62,7 @@ var drivers = map[string]Driver{
 	"almalinux":     almalinux,
 	"rocky":         rocky,
 	"ubuntu":        ubuntu{},
+	"custom":        custom{},
 }
 
 // Names lists the drivers.
@@ -204,7 +205,15 @@ func BootOf(p swarm.Profile, d Data) (Boot, error) {
 	if err != nil {
 		return Boot{}, err
 	}
-	return Boot{Kernel: d.Artifact("kernel"), Initrd: d.Artifact("initrd"), Args: drv.Args(d)}, nil
+	b := Boot{Kernel: d.Artifact("kernel"), Initrd: d.Artifact("initrd"), Args: drv.Args(d)}
+	if _, own := drv.(custom); own && p.Templates[Cmdline] != "" {
+		text, err := Render(p, d, Cmdline)
+		if err != nil {
+			return Boot{}, err
+		}
+		b.Args = strings.Fields(string(text))
+	}
+	return b, nil
 }
 
 // Check says what is wrong with a profile: its driver, what that boots, its parameters. It renders nothing; Lint does.
