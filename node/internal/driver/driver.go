@@ -79,8 +79,8 @@ func Of(name string) (Driver, error) {
 
 // Agent says whether machines with this profile boot the agent, which writes an image: they have no installer.
 func Agent(p swarm.Profile) bool {
-	d, ok := drivers[p.Driver]
-	return ok && len(d.Boots()) == 0
+	_, ok := drivers[p.Driver].(image)
+	return ok
 }
 
 // Machine is what is known of the machine that a file is rendered for.

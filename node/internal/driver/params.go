@@ -19,7 +19,8 @@ import (
 
 // Params say how a system is to be, in words that are the same for every driver. Zero values leave it to the driver.
 type Params struct {
-	Flavour       string   `yaml:"flavour,omitempty" json:"flavour,omitempty"` // of the distribution, by the driver's words: server, minimal, …
+	Flavour       string   `yaml:"flavour,omitempty" json:"flavour,omitempty"`       // of the distribution, by the driver's words: server, minimal, …
+	CloudInit     bool     `yaml:"cloud_init,omitempty" json:"cloud_init,omitempty"` // the image has it, and is told the rest by it
 	Packages      []string `yaml:"packages,omitempty" json:"packages,omitempty"`
 	Partitioning  string   `yaml:"partitioning,omitempty" json:"partitioning,omitempty"` // one of the Layout constants
 	LUKS          bool     `yaml:"luks,omitempty" json:"luks,omitempty"`

@@ -24,11 +24,14 @@ const Hooks = "offshoot.sh"
 // MaxFile bounds a rendered file, bytes.
 const MaxFile = 256 << 10
 
-// FilesOf lists what a machine with this profile can ask for.
+// FilesOf lists what a machine with this profile can ask for, or what the agent leaves on its disk.
 func FilesOf(p swarm.Profile) []string {
 	d, ok := drivers[p.Driver]
-	if !ok || len(d.Boots()) == 0 {
+	switch {
+	case !ok:
 		return nil
+	case Agent(p):
+		return d.Files(p)
 	}
 	return append(d.Files(p), Hooks)
 }

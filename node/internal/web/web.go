@@ -314,6 +314,10 @@ func (s *Server) render(ctx context.Context, v visit) (install.Config, string, e
 	if err != nil {
 		return none, "", err
 	}
+	seed, err := s.cloudInit(v, p)
+	if err != nil {
+		return none, "", err
+	}
 	params, err := driver.ParamsOf(p)
 	if err != nil {
 		return none, "", refuse(http.StatusForbidden, "profile %s: %v", p.Name, err)
@@ -338,7 +342,7 @@ func (s *Server) render(ctx context.Context, v visit) (install.Config, string, e
 	}
 	return install.Config{
 		Install: m.Install, Machine: string(m.MAC), Hostname: m.Name, Image: image,
-		Disk: disk, Wipe: m.Wipe, RootHash: params.PasswordHash, SSHKeys: params.SSHKeys, Binary: p.Binary,
+		Disk: disk, Wipe: m.Wipe, CloudInit: seed, RootHash: params.PasswordHash, SSHKeys: params.SSHKeys, Binary: p.Binary,
 		Join: install.Join{
 			Swarm: settings.Swarm, Ticket: secret, Pin: settings.Pin, Endpoints: s.o.Endpoints(segment.ID, v.self),
 			Segment: segment.ID, Address: netip.PrefixFrom(v.lease.Addr, segment.Network.Bits()), Gateway: v.self,
