@@ -201,6 +201,9 @@ func Check(p swarm.Profile) error {
 		}
 	}
 	for name := range p.Templates {
+		if !isFile(name) {
+			return fmt.Errorf("templates: %q cannot be the name of a file in a URL", clip(name))
+		}
 		if files := FilesOf(p); !slices.Contains(files, name) {
 			return fmt.Errorf("templates: driver %s has no %q%s", p.Driver, clip(name), suggest(name, files))
 		}

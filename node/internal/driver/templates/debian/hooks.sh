@@ -9,16 +9,6 @@ hook() {
 	chmod 755 "/usr/lib/$1"
 }
 
-# watch tells of the step that the installer stops at.
-watch() {
-	while sleep 10; do
-		why=$(grep -o "Configuring '.*' failed with error code .*" /var/log/syslog | tail -n 1)
-		[ -z "$why" ] && continue
-		offshoot_post "{\"phase\":\"failed\",\"failed\":true,\"final\":true,\"text\":\"the installer stopped: $(offshoot_text "$why"); its console, and /var/log/syslog there, say more\"}"
-		return
-	done
-}
-
 # recipe is how the disk is cut. Sizes are megabytes: least, wanted, most.
 recipe() {
 	echo 'offshoot ::'
@@ -45,7 +35,8 @@ start)
 	offshoot_report installer "Debian's installer runs"
 	hook base-installer.d/00offshoot packages
 	hook finish-install.d/93offshoot finish
-	watch >/dev/null 2>&1 &
+	# Another process, not a function in the background: that would keep the installer's pipe, and the installer would wait for it.
+	sh /tmp/hooks.sh watch >/dev/null 2>&1 </dev/null &
 {{- if .Params.Pre}}
 	printf '%s\n' {{shell .Params.Pre}} >/tmp/pre.sh
 	sh /tmp/pre.sh || offshoot_stop "the snippet pre ended with code $?"
@@ -72,6 +63,14 @@ late)
 	;;
 finish)
 	offshoot_adopt /target
+	;;
+watch) # tells of the step that the installer stops at
+	while sleep 10; do
+		why=$(grep -o "Configuring '.*' failed with error code .*" /var/log/syslog | tail -n 1)
+		[ -z "$why" ] && continue
+		offshoot_post "{\"phase\":\"failed\",\"failed\":true,\"final\":true,\"text\":\"the installer stopped: $(offshoot_text "$why"); its console, and /var/log/syslog there, say more\"}"
+		break
+	done
 	;;
 esac
 exit 0
