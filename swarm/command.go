@@ -74,7 +74,8 @@ var ops = map[string]operation{
 
 	"see-machine": {SeeMachine{}, 1, byMember}, "name-machine": {NameMachine{}, 1, byOperator}, "arm-machine": {ArmMachine{}, 1, byOperator},
 	"hold-machine": {HoldMachine{}, 1, byMember}, "report-install": {ReportInstall{}, 1, byMember},
-	"mint-ticket": {MintTicket{}, 1, byMember}, "fetch-ticket": {FetchTicket{}, 1, byMember},
+	"begin-install": {BeginInstall{}, 3, byMember},
+	"mint-ticket":   {MintTicket{}, 1, byMember}, "fetch-ticket": {FetchTicket{}, 1, byMember},
 	"redeem-ticket": {RedeemTicket{}, 1, byLeader}, "revoke-ticket": {RevokeTicket{}, 1, byOperator},
 
 	"bind-leases": {BindLeases{}, 1, byHolder}, "release-lease": {ReleaseLease{}, 1, byHolder},

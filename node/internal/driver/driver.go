@@ -165,6 +165,28 @@ func (d Data) Hooks() string {
 // Host is the address of the node alone.
 func (d Data) Host() string { return d.Nodes[0].String() }
 
+// HostPort is the same with the port of HTTP.
+func (d Data) HostPort() string { return netip.AddrPortFrom(d.Nodes[0], d.port).String() }
+
+// RootFS is the file system of the root, where a layout has but one.
+func (d Data) RootFS() string {
+	if d.Params.Partitioning == LayoutBtrfs {
+		return "btrfs"
+	}
+	return "ext4"
+}
+
+// Software is what is installed beside the base system: what the profile names, and what its accounts and its layout take. The
+// operator of a node wants to log in to it, as to one that came out of an image.
+func (d Data) Software() []string {
+	all := append([]string{"openssh-server"}, d.Params.Packages...)
+	if slices.ContainsFunc(d.Params.Users, func(u User) bool { return u.Sudo }) {
+		all = append(all, "sudo")
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
 // DefaultArch is the architecture of a profile that names none.
 const DefaultArch = "amd64"
 
@@ -233,6 +255,9 @@ func Check(p swarm.Profile) error {
 	if err != nil {
 		return err
 	}
+	if own.LUKS && !slices.Contains(drv.Params(), "luks") {
+		return fmt.Errorf("params: luks: driver %s cannot encrypt a disk safely: its installer would have to be told the passphrase in clear over plain HTTP, and a key that lies beside the disk protects nothing", p.Driver)
+	}
 	for _, name := range own.set() {
 		if !slices.Contains(drv.Params(), name) {
 			return fmt.Errorf("params: %s: driver %s does not do that; it knows %s", name, p.Driver, strings.Join(drv.Params(), ", "))
@@ -247,6 +272,9 @@ func Check(p swarm.Profile) error {
 		}
 	}
 	for name := range p.Templates {
+		if !isFile(name) {
+			return fmt.Errorf("templates: %q cannot be the name of a file in a URL", clip(name))
+		}
 		if files := FilesOf(p); !slices.Contains(files, name) {
 			return fmt.Errorf("templates: driver %s has no %q%s", p.Driver, clip(name), suggest(name, files))
 		}

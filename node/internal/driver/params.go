@@ -48,6 +48,14 @@ type User struct {
 	Sudo         bool     `yaml:"sudo,omitempty" json:"sudo,omitempty"`
 }
 
+// AllGroups are those that the account is put into.
+func (u User) AllGroups() []string {
+	if u.Sudo && !slices.Contains(u.Groups, "sudo") {
+		return append(slices.Clone(u.Groups), "sudo")
+	}
+	return u.Groups
+}
+
 // Layouts of a disk.
 const (
 	LayoutPlain = "plain" // one ext4 root

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -123,10 +124,28 @@ func (s *Server) file(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, v, err)
 		return
 	}
+	if v.machine.State == swarm.MachineArmed {
+		if err := s.begin(r.Context(), v.machine); err != nil {
+			s.fail(w, r, v, err)
+			return
+		}
+	}
 	s.o.Trace(v.machine.MAC, what(r), fmt.Sprintf("%d bytes, of profile %s", len(text), v.machine.Profile), "")
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	_, _ = io.WriteString(w, string(text)) // the machine has gone: nothing to be done
+}
+
+// begin writes down that the installation is under way, before the installer knows what to do: from then on what it reports counts.
+func (s *Server) begin(ctx context.Context, m swarm.Machine) error {
+	result, err := s.o.Propose(ctx, swarm.BeginInstall{MAC: m.MAC})
+	if err != nil {
+		return err
+	}
+	if err := result.Err(); err != nil {
+		return refuse(http.StatusConflict, "%v", err)
+	}
+	return nil
 }
 
 func (s *Server) renderFile(v visit, name string) ([]byte, error) {

@@ -28,8 +28,8 @@ offshoot_post() {
 	fi || true
 }
 
-# offshoot_text WORDS: what may stand between quotes in JSON.
-offshoot_text() { printf %s "$*" | tr '\n\t"\\' "  ''" | tr -cd '[:print:]' | cut -c 1-500; }
+# offshoot_text WORDS: what may stand between quotes in JSON. (The tr of an installer may know no classes.)
+offshoot_text() { printf %s "$*" | tr '\n\t"\\' "  ''" | tr -cd ' -~' | cut -c 1-500; }
 
 # offshoot_report PHASE TEXT: installer, disk, packages or configure.
 offshoot_report() {
@@ -70,4 +70,29 @@ offshoot_adopt() {
 	"$offshoot_bin" adopt --url "$offshoot_url" --root "$1" && return 0
 	offshoot_stop "the system was installed, but cannot be made a node"
 	return 1
+}
+
+# offshoot_users ROOT: makes the accounts of the profile in the system below ROOT. Those of root come with offshoot_adopt.
+offshoot_users() {
+	offshoot_root=$1
+{{- range .Params.Users}}
+	offshoot_user {{.Name}} {{shell .FullName}} {{shell .PasswordHash}} {{shell (join "," .AllGroups)}} {{shell (join "\n" .SSHKeys)}} || return 1
+{{- end}}
+	:
+}
+
+# offshoot_user NAME FULL-NAME HASH GROUPS KEYS
+offshoot_user() {
+	chroot "$offshoot_root" id "$1" >/dev/null 2>&1 || chroot "$offshoot_root" useradd -m -s /bin/bash -c "$2" "$1" || return 1
+	if [ -n "$3" ]; then # not as an argument: those can be seen
+		printf '%s:%s\n' "$1" "$3" | chroot "$offshoot_root" chpasswd -e || return 1
+	fi
+	for group in $(echo "$4" | tr ',' ' '); do
+		chroot "$offshoot_root" groupadd -f "$group" && chroot "$offshoot_root" usermod -a -G "$group" "$1" || return 1
+	done
+	[ -n "$5" ] || return 0
+	home=$(chroot "$offshoot_root" sh -c "echo ~$1")
+	mkdir -p "$offshoot_root$home/.ssh" && printf '%s\n' "$5" >"$offshoot_root$home/.ssh/authorized_keys" &&
+		chmod 700 "$offshoot_root$home/.ssh" && chmod 600 "$offshoot_root$home/.ssh/authorized_keys" &&
+		chroot "$offshoot_root" chown -R "$1:" "$home/.ssh"
 }
