@@ -42,7 +42,7 @@ func TestOwnKernelGetsOwnArgumentsAndFiles(t *testing.T) {
 func TestFilesOfDriverCustomStayInTheirPlace(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]string{
-		"install": "want a plain name", "offshoot.sh": "want a plain name", "../x": "want a plain name", ".hidden": "want a plain name", "good.txt": "",
+		"install": "want a plain name", "offshoot.sh": "want a plain name", "../x": "name of a file", ".hidden": "name of a file", "good.txt": "",
 	} {
 		p := profile(t, "custom", "", driver.Params{})
 		p.Templates = map[string]string{name: "text"}

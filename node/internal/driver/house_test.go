@@ -15,8 +15,6 @@ import (
 	"offshoot/swarm"
 )
 
-var rewrite = flag.Bool("update", false, "write the goldens anew")
-
 // digest is the SHA-256 of something.
 func digest(letter string) string { return strings.Repeat(letter, 64) }
 
@@ -78,7 +76,7 @@ func rendered(t *testing.T, p swarm.Profile) map[string]string {
 func golden(t *testing.T, name, got string) {
 	t.Helper()
 	path := filepath.Join("testdata", name)
-	if *rewrite {
+	if flag.Lookup("update").Value.String() == "true" {
 		if err := os.MkdirAll("testdata", 0o755); err != nil {
 			t.Fatal(err)
 		}

@@ -105,7 +105,7 @@ func TestWhatAnacondaCannotDoIsRefused(t *testing.T) {
 		{"rocky", "9", driver.Params{Mirror: "m", Partitioning: "btrfs"}, "no btrfs"},
 		{"rocky", "9", driver.Params{}, "nothing to take packages from"},
 		{"fedora", "43", driver.Params{Mirror: "m", Flavour: "sever"}, "did you mean server?"},
-		{"fedora", "43", driver.Params{Mirror: "m", LUKS: true}, "luks: driver fedora does not do that"},
+		{"fedora", "43", driver.Params{Mirror: "m", LUKS: true}, "luks: driver fedora cannot encrypt"},
 		{"fedora", "43", driver.Params{Mirror: "m", Post: "echo\n %end\n%pre\nrm -rf /"}, "for its own"},
 		{"debian", "trixie", driver.Params{Packages: []string{"@server"}}, "is a group"},
 	} {
