@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -109,5 +110,37 @@ func joins(ctx context.Context, t *testing.T, w *story.World, seed *story.Daemon
 		return "not yet"
 	}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestDisklessMachineBootsTheSameEveryTime: it is sent to its root on the network at every boot, has no install config and no ticket,
+// and its profile cannot be turned into one that writes disks under it.
+func TestDisklessMachineBootsTheSameEveryTime(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	w, small := world(t)
+	seed, _, err := w.Seeded(ctx, small)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, b := standInMachine(ctx, t, w, seed, small, []string{
+		"profile", "add", "other", "--driver", "diskless", "--set", "root=iscsi:192.168.42.5::3260:1:iqn.2026-11.lab:%h",
+	})
+	for range 2 {
+		script, err := b.Script(ctx)
+		if err != nil || !strings.Contains(script, "sanboot iscsi:192.168.42.5::3260:1:iqn.2026-11.lab:m1 ||") {
+			t.Fatalf("boot script: %v\n%s", err, script)
+		}
+		base := regexp.MustCompile(`http://\S+/b/[A-Za-z0-9_-]+`).FindString(script)
+		if text, err := s.get(ctx, base+"/install"); err == nil || !strings.Contains(err.Error(), "403") {
+			t.Errorf("an install config for a machine that is never installed: %v, %s", err, text)
+		}
+	}
+	if now, err := seed.Status(ctx); err != nil || now.Machines[0].State != "netboot" {
+		t.Errorf("%v, %+v", err, now.Machines)
+	}
+	if out, err := seed.Offshoot(ctx, "profile", "edit", "other", "--driver", "image", "--set", "root=", "--image", small.Image); err == nil {
+		t.Errorf("the profile is turned into one that writes disks: %s", out)
 	}
 }

@@ -243,10 +243,11 @@ for c in auto.get(sys.argv[2], []):
 	}
 }
 
-// subiquityTools is as much of curtin as the commands call.
+// subiquityTools is as much of curtin as the commands call, and a boot loader's tool for a system that may have none.
 const subiquityTools = `mkdir -p /usr/local/bin
 printf '#!/bin/sh\n[ "$1 $2 $3" = "in-target --target=/target --" ] || exit 9\nshift 3\nexec chroot /target "$@"\n' >/usr/local/bin/curtin
 chmod 755 /usr/local/bin/curtin
+chroot /target sh -c 'command -v update-grub' >/dev/null || { printf '#!/bin/sh\nexec sh -n /etc/default/grub.d/99-offshoot.cfg\n' >/target/usr/sbin/update-grub; chmod 755 /target/usr/sbin/update-grub; }
 `
 
 func quoted(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

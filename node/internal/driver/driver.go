@@ -63,6 +63,8 @@ var drivers = map[string]Driver{
 	"rocky":         rocky,
 	"ubuntu":        ubuntu{},
 	"custom":        custom{},
+
+	swarm.DriverDiskless: diskless{},
 }
 
 // Names lists the drivers.
@@ -218,6 +220,7 @@ func See(p swarm.Profile, m Machine, port uint16) (Data, error) {
 // Boot is what an installer's machine starts.
 type Boot struct {
 	Kernel, Initrd string // URLs
+	San            string // address of a disk on the network that is started instead
 	Args           []string
 }
 
@@ -226,6 +229,11 @@ func BootOf(p swarm.Profile, d Data) (Boot, error) {
 	drv, err := Of(p.Driver)
 	if err != nil {
 		return Boot{}, err
+	}
+	if drv, ok := drv.(sanBooter); ok {
+		if san := drv.San(d); san != "" {
+			return Boot{San: san}, nil
+		}
 	}
 	b := Boot{Kernel: d.Artifact("kernel"), Initrd: d.Artifact("initrd"), Args: drv.Args(d)}
 	if _, own := drv.(custom); own && p.Templates[Cmdline] != "" {
@@ -284,6 +292,9 @@ func Check(p swarm.Profile) error {
 
 // checkInstaller says what is missing of what the installer boots, and what it does not boot.
 func checkInstaller(p swarm.Profile, drv Driver) error {
+	if _, ok := drv.(sanBooter); ok && len(p.Installer) == 0 {
+		return nil // its Check says whether that will do
+	}
 	boots, inISO := drv.Boots(), map[string]string{}
 	if drv, ok := drv.(onISO); ok {
 		if p.Installer[isoImage] != "" {

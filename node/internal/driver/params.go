@@ -21,6 +21,7 @@ import (
 type Params struct {
 	Flavour       string   `yaml:"flavour,omitempty" json:"flavour,omitempty"`       // of the distribution, by the driver's words: server, minimal, …
 	CloudInit     bool     `yaml:"cloud_init,omitempty" json:"cloud_init,omitempty"` // the image has it, and is told the rest by it
+	Root          string   `yaml:"root,omitempty" json:"root,omitempty"`             // of a diskless machine
 	Packages      []string `yaml:"packages,omitempty" json:"packages,omitempty"`
 	Partitioning  string   `yaml:"partitioning,omitempty" json:"partitioning,omitempty"` // one of the Layout constants
 	LUKS          bool     `yaml:"luks,omitempty" json:"luks,omitempty"`

@@ -30,7 +30,7 @@ func FilesOf(p swarm.Profile) []string {
 	switch {
 	case !ok:
 		return nil
-	case Agent(p):
+	case Agent(p), p.Diskless():
 		return d.Files(p)
 	}
 	return append(d.Files(p), Hooks)

@@ -56,6 +56,12 @@ func installer(view swarm.View, m swarm.Machine, p swarm.Profile, at Place) (boo
 		why := fmt.Sprintf("profile %s: %v", p.Name, err)
 		return boot.Wait{Reason: why}, "wait, " + why
 	}
+	if b.San != "" {
+		return boot.SanBoot{URL: b.San, Initiator: d.Initiator()}, "a disk on the network, by profile " + p.Name
+	}
+	if p.Diskless() {
+		return boot.Installer{Name: p.Driver, Kernel: b.Kernel, Initrd: b.Initrd, Args: b.Args}, "a system with its root on the network, by profile " + p.Name
+	}
 	return boot.Installer{Name: p.Driver, Kernel: b.Kernel, Initrd: b.Initrd, Args: b.Args}, "the installer of " + p.Driver + " " + p.Release + ", for profile " + p.Name
 }
 

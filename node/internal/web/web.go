@@ -211,7 +211,7 @@ func (s *Server) decide(v visit) (boot.Decision, string) {
 		return boot.OwnDisk{}, "its own disk"
 	case swarm.MachineHeld:
 		return boot.Wait{Reason: "held: " + m.Reason}, "wait, held: " + m.Reason
-	case swarm.MachineArmed, swarm.MachineInstalling:
+	case swarm.MachineArmed, swarm.MachineInstalling, swarm.MachineNetboot:
 	default:
 		why := fmt.Sprintf("not armed; on a node run: offshoot machine arm %s", m.MAC)
 		return boot.Wait{Reason: why}, "wait, not armed"
@@ -219,6 +219,10 @@ func (s *Server) decide(v visit) (boot.Decision, string) {
 	p, ok := s.o.View().Profile(m.Profile)
 	if !ok {
 		why := fmt.Sprintf("profile %q does not exist", m.Profile)
+		return boot.Wait{Reason: why}, "wait, " + why
+	}
+	if (m.State == swarm.MachineNetboot) != p.Diskless() {
+		why := fmt.Sprintf("it is %s, and the driver of profile %s is %s; on a node run: offshoot machine arm %s", m.State, p.Name, p.Driver, m.MAC)
 		return boot.Wait{Reason: why}, "wait, " + why
 	}
 	return program(s.o.View(), m, p, s.place(v))
