@@ -3,8 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -93,31 +91,6 @@ func printEviction(w io.Writer, e status.Eviction) error {
 		}
 	}
 	return nil
-}
-
-func printArtifacts(w io.Writer, all []status.Artifact) error {
-	var rows [][]string
-	for _, a := range all {
-		here, travels, pinned := "no", "whole", "no"
-		if a.Pinned {
-			pinned = "yes"
-		}
-		if a.Here {
-			here = "yes"
-		}
-		if a.InfoHash != "" {
-			travels = "pieces"
-		}
-		if a.Fetch != nil {
-			here = pace(*a.Fetch)
-		}
-		var warm []string
-		for _, segment := range slices.Sorted(maps.Keys(a.Warm)) {
-			warm = append(warm, fmt.Sprintf("%s=%d", segment, a.Warm[segment]))
-		}
-		rows = append(rows, []string{a.Name, megabytes(a.Size), a.Digest[:min(len(a.Digest), 12)], travels, strings.Join(a.Profiles, ","), strings.Join(warm, ","), here, pinned, a.Verified})
-	}
-	return table(w, "ARTIFACT SIZE SHA-256 TRAVELS PROFILES WARM HERE PINNED VERIFIED", rows)
 }
 
 func printProfiles(w io.Writer, all []status.Profile) error {

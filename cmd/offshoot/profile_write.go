@@ -234,7 +234,7 @@ func send(ctx context.Context, n *node.Client, files map[string]string) error {
 			continue
 		}
 		show, drawn := newProgress(), time.Time{}
-		a, err := n.Upload(ctx, path, filepath.Base(path), func(sent, size int64) {
+		a, err := n.Upload(ctx, path, node.Upload{Name: filepath.Base(path), SHA256: digest}, func(sent, size int64) {
 			now := time.Now()
 			if now.Sub(drawn) < progressStep {
 				return
@@ -245,9 +245,6 @@ func send(ctx context.Context, n *node.Client, files map[string]string) error {
 		show.draw(time.Now(), "")
 		if err != nil {
 			return fmt.Errorf("send %s: %w", path, err)
-		}
-		if a.Digest != digest {
-			return fmt.Errorf("send %s: it changed meanwhile: start again", path)
 		}
 		say(fmt.Sprintf("sent      %s, %s, %.12s", filepath.Base(path), megabytes(a.Size), a.Digest))
 	}

@@ -146,6 +146,18 @@ func (c *Client) PinArtifact(ctx context.Context, digest string, pinned bool) er
 	return c.call(ctx, "POST", "/v1/artifacts/"+url.PathEscape(digest)+verb, nil, nil)
 }
 
+// Artifact asks for one artifact, by its digest or the beginning of that, and what the node finds in it.
+func (c *Client) Artifact(ctx context.Context, digest string) (status.Artifact, error) {
+	return get[status.Artifact](ctx, c, "/v1/artifacts/"+url.PathEscape(digest))
+}
+
+// VerifyArtifact has the node hash its bytes of an artifact again.
+func (c *Client) VerifyArtifact(ctx context.Context, digest string) (status.Verification, error) {
+	var v status.Verification
+	err := c.call(ctx, "POST", "/v1/artifacts/"+url.PathEscape(digest)+"/verify", nil, &v)
+	return v, err
+}
+
 // WithdrawArtifact takes an artifact out of the index.
 func (c *Client) WithdrawArtifact(ctx context.Context, digest string) error {
 	return c.call(ctx, "DELETE", "/v1/artifacts/"+url.PathEscape(digest), nil, nil)

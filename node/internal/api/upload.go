@@ -18,17 +18,36 @@ const maxUpload = 256 << 30
 // maxArtifactName bounds what an artifact is called, bytes.
 const maxArtifactName = 200
 
-// upload stores the body as an artifact, ?name=… Its digest is the answer.
-func upload(q *request) (any, error) {
-	name := q.URL.Query().Get("name")
-	if name == "" || len(name) > maxArtifactName || name != path.Base(name) || printable(name, maxArtifactName) != name {
-		return nil, fmt.Errorf("%w: name %q: want what the artifact is called, without a folder", errBad, printable(name, maxArtifactName))
+// Upload is what an operator says of bytes that he sends.
+type Upload struct {
+	Name     string // what they are called
+	Origin   string // where they came from; "": from him
+	Verified string // the chain that he checked; "": he vouches for them
+	SHA256   string // what they must be; "": whatever they are
+}
+
+func (u Upload) query() string {
+	q := url.Values{"name": {u.Name}}
+	for key, value := range map[string]string{"origin": u.Origin, "verified": u.Verified, "sha256": u.SHA256} {
+		if value != "" {
+			q.Set(key, value)
+		}
 	}
-	return q.desk.AddArtifact(q.Context(), q.caller.Actor(), name, q.ContentLength, http.MaxBytesReader(q.w, q.Body, maxUpload))
+	return q.Encode()
+}
+
+// upload stores the body as an artifact, and answers with it.
+func upload(q *request) (any, error) {
+	said := q.URL.Query()
+	u := Upload{said.Get("name"), said.Get("origin"), said.Get("verified"), said.Get("sha256")}
+	if u.Name == "" || len(u.Name) > maxArtifactName || u.Name != path.Base(u.Name) || printable(u.Name, maxArtifactName) != u.Name {
+		return nil, fmt.Errorf("%w: name %q: want what the artifact is called, without a folder", errBad, printable(u.Name, maxArtifactName))
+	}
+	return q.desk.AddArtifact(q.Context(), q.caller.Actor(), u, q.ContentLength, http.MaxBytesReader(q.w, q.Body, maxUpload))
 }
 
 // Upload sends a file to the node, which keeps it as an artifact. said, if not nil, is told of every piece that was sent.
-func (c *Client) Upload(ctx context.Context, file, name string, said func(sent, size int64)) (status.Artifact, error) {
+func (c *Client) Upload(ctx context.Context, file string, u Upload, said func(sent, size int64)) (status.Artifact, error) {
 	var a status.Artifact
 	f, err := os.Open(file)
 	if err != nil {
@@ -42,7 +61,7 @@ func (c *Client) Upload(ctx context.Context, file, name string, said func(sent, 
 	if !info.Mode().IsRegular() {
 		return a, fmt.Errorf("%s is no regular file", file)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://offshoot/v1/artifacts?name="+url.QueryEscape(name), &told{Reader: f, size: info.Size(), said: said})
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://offshoot/v1/artifacts?"+u.query(), &told{Reader: f, size: info.Size(), said: said})
 	if err != nil {
 		return a, err
 	}

@@ -82,8 +82,9 @@ type Join struct {
 	Pin       string       `json:"pin"`       // fingerprint of the swarm CA
 	Endpoints []string     `json:"endpoints"` // host:port of the peers' TLS port
 	Segment   string       `json:"segment"`
-	Address   netip.Prefix `json:"address"` // the node's own for ever
-	Gateway   netip.Addr   `json:"gateway"` // zero: none
+	Address   netip.Prefix `json:"address"`           // the node's own for ever
+	Foreign   bool         `json:"foreign,omitempty"` // it is not: another DHCP server gave it, which the node asks again
+	Gateway   netip.Addr   `json:"gateway"`           // zero: none
 	MAC       string       `json:"mac"`
 	Name      string       `json:"name"`
 }

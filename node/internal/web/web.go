@@ -1,5 +1,5 @@
 // Package web is the plain HTTP that machines see while they boot and install: boot programs for firmware that loads them by
-// HTTP, boot scripts, artifacts by digest, the install config with its ticket, and the reports of the agent.
+// HTTP, boot scripts, artifacts by digest and files out of ISO images among them, the install config with its ticket, and the reports of the agent.
 //
 // Nothing here is secret but the install config, which is bound to the boot nonce of one lease, to the address that the
 // lease is for, and to the MAC behind that address. Boot scripts come only from the node that holds duty on the segment; an
@@ -54,6 +54,8 @@ type Options struct {
 	Exchangers func(segment string) []install.Neighbour
 	// NeighbourMAC says which MAC the kernel knows behind an address, "" for none: the check against a borrowed address.
 	NeighbourMAC func(netip.Addr) swarm.MAC
+	// Begun is the machine whose boot a nonce names that a proxy has begun here; nil: there is none.
+	Begun func(nonce string) (swarm.MAC, bool)
 	// Firmware tells what DHCP learned of a machine.
 	Firmware func(swarm.MAC) boot.Firmware
 	// Trace keeps what was asked and answered, for `machine why`.
@@ -64,7 +66,8 @@ type Options struct {
 
 // Server answers. It is safe for concurrent use.
 type Server struct {
-	o Options
+	o    Options
+	isos isos
 
 	mu       sync.Mutex
 	progress map[swarm.MAC]reported
@@ -80,7 +83,7 @@ type reported struct {
 
 // New makes a server; serve its Handler.
 func New(o Options) *Server {
-	return &Server{o: o, progress: map[swarm.MAC]reported{}, told: map[swarm.MAC]string{}, present: map[swarm.MAC]presence{}}
+	return &Server{o: o, isos: isos{artifact: o.Artifact, open: map[string]*openISO{}}, progress: map[swarm.MAC]reported{}, told: map[swarm.MAC]string{}, present: map[swarm.MAC]presence{}}
 }
 
 // URL is where the boot script of a nonce is, on the node that has this address on the segment.
@@ -99,6 +102,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("POST /b/{nonce}/exchange", s.exchange)
 	mux.HandleFunc("GET /artifact/{digest}/{name}", s.artifact)                  // HEAD too
 	mux.HandleFunc("GET /artifact/{digest}/tree/images/install.img", s.artifact) // what Anaconda makes of a folder's URL
+	mux.HandleFunc("GET /iso/{digest}/{path...}", s.fromISO)
 	return mux
 }
 
@@ -125,17 +129,18 @@ func refuse(code int, format string, args ...any) error {
 // admit finds the lease behind a request, and refuses who is not its owner.
 func (s *Server) admit(r *http.Request) (visit, error) {
 	v := visit{now: s.o.Now()}
-	lease, ok := s.o.View().LeaseByNonce(r.PathValue("nonce"))
-	if !ok { // expired ones count: iPXE does not renew while it waits to be armed, and nobody else has the address yet
-		return v, refuse(http.StatusNotFound, "no lease with this boot nonce: boot from the network again")
+	lease, err := s.leaseOf(r, v.now)
+	if lease.MAC == "" && err == nil { // expired ones count: iPXE does not renew while it waits to be armed, and nobody else has the address yet
+		err = refuse(http.StatusNotFound, "no lease with this boot nonce: boot from the network again")
 	}
-	v.lease = lease
 	machine, known := s.o.View().Machine(lease.MAC)
-	if !known {
-		return v, refuse(http.StatusNotFound, "machine %s is not known", lease.MAC)
+	v.lease, v.machine = lease, machine
+	if err == nil && !known {
+		err = refuse(http.StatusNotFound, "machine %s is not known", lease.MAC)
 	}
-	v.machine = machine
-	var err error
+	if err != nil {
+		return v, err
+	}
 	if v.self, err = asked(r); err != nil {
 		return v, refuse(http.StatusInternalServerError, "%v", err)
 	}
@@ -206,6 +211,7 @@ func (s *Server) script(w http.ResponseWriter, r *http.Request) {
 // installation is under way, is ever started into the agent.
 func (s *Server) decide(v visit) (boot.Decision, string) {
 	m := v.machine
+	segment, _ := s.o.View().Segment(v.lease.Segment)
 	switch m.State {
 	case swarm.MachineInstalled:
 		return boot.OwnDisk{}, "its own disk"
@@ -215,6 +221,11 @@ func (s *Server) decide(v visit) (boot.Decision, string) {
 	default:
 		why := fmt.Sprintf("not armed; on a node run: offshoot machine arm %s", m.MAC)
 		return boot.Wait{Reason: why}, "wait, not armed"
+	}
+	if segment.Beside != "" {
+		// Its node would have an address of that server's among nodes that have theirs from us for ever.
+		why := "nothing is installed for now: " + segment.Beside
+		return boot.Wait{Reason: why}, "wait, " + why
 	}
 	p, ok := s.o.View().Profile(m.Profile)
 	if !ok {
@@ -348,7 +359,8 @@ func (s *Server) render(ctx context.Context, v visit) (install.Config, string, e
 		Install: m.Install, Machine: string(m.MAC), Hostname: m.Name, Image: image,
 		Disk: disk, Wipe: m.Wipe, CloudInit: seed, RootHash: params.PasswordHash, SSHKeys: params.SSHKeys, Binary: p.Binary,
 		Join: install.Join{
-			Swarm: settings.Swarm, Ticket: secret, Pin: settings.Pin, Endpoints: s.o.Endpoints(segment.ID, v.self),
+			Foreign: segment.Foreign(),
+			Swarm:   settings.Swarm, Ticket: secret, Pin: settings.Pin, Endpoints: s.o.Endpoints(segment.ID, v.self),
 			Segment: segment.ID, Address: netip.PrefixFrom(v.lease.Addr, segment.Network.Bits()), Gateway: v.self,
 			MAC: string(m.MAC), Name: m.Name,
 		},
