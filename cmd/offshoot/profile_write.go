@@ -233,7 +233,7 @@ func send(ctx context.Context, n *node.Client, files map[string]string) error {
 		if slices.ContainsFunc(all, func(a status.Artifact) bool { return a.Digest == digest && a.Here }) {
 			continue
 		}
-		show, drawn := newProgress(), time.Time{}
+		show, drawn := newProgress(), time.Now()
 		a, err := n.Upload(ctx, path, node.Upload{Name: filepath.Base(path), SHA256: digest}, func(sent, size int64) {
 			now := time.Now()
 			if now.Sub(drawn) < progressStep {
@@ -286,7 +286,11 @@ func (ch *changes) document(text []byte, files map[string]string) ([]byte, error
 		}
 		setKey(subMap(top, "templates"), name, &yaml.Node{Kind: yaml.ScalarNode, Value: string(text), Tag: "!!str"})
 	}
-	return yaml.Marshal(&root)
+	var out bytes.Buffer
+	e := yaml.NewEncoder(&out)
+	e.SetIndent(2)
+	err := errors.Join(e.Encode(&root), e.Close())
+	return out.Bytes(), err
 }
 
 // artifacts notes the digests of what was named.

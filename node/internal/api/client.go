@@ -311,7 +311,7 @@ func (c *Client) call(ctx context.Context, method, path string, body, into any) 
 		}
 		in = bytes.NewReader(data)
 	}
-	resp, err := c.do(ctx, method, path, in)
+	resp, err := c.do(ctx, method, path, in) //nolint:bodyclose // read closes it
 	if err != nil {
 		return err
 	}
@@ -320,7 +320,7 @@ func (c *Client) call(ctx context.Context, method, path string, body, into any) 
 
 // answer sends a request and reads what it is answered with.
 func (c *Client) answer(req *http.Request, into any) error {
-	resp, err := c.send(req)
+	resp, err := c.send(req) //nolint:bodyclose // read closes it
 	if err != nil {
 		return err
 	}

@@ -54,6 +54,8 @@ packages)
 	;;
 late)
 	offshoot_report configure "accounts, and what the profile asks for"
+	# From now on its packages come through itself: the node that serves it now may leave.
+	sed -i 's|http://{{.HostPort}}/|http://{{.OwnPort}}/|' /target/etc/apt/sources.list
 	offshoot_users /target || offshoot_stop "accounts cannot be made"
 {{- if .Params.Post}}
 	printf '%s\n' {{shell .Params.Post}} >/target/tmp/post.sh

@@ -43,6 +43,8 @@ packages)
 	;;
 late)
 	offshoot_report configure "accounts, and what the profile asks for"
+	# From now on its packages come through itself: the node that serves it now may leave.
+	sed -i 's|http://192.168.42.1:7480/|http://192.168.42.17:7480/|' /target/etc/apt/sources.list
 	offshoot_users /target || offshoot_stop "accounts cannot be made"
 	;;
 finish)
