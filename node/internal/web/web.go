@@ -400,14 +400,8 @@ func (s *Server) event(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, v, refuse(http.StatusBadRequest, "event: %v", err))
 		return
 	}
-	if e.Install == "" && s.foreign(v.machine) {
-		if v.machine.State == swarm.MachineArmed && e.Failed && e.Final { // before it has asked what to install
-			s.hold(w, r, v, e.Text)
-			return
-		}
-		if v.machine.State == swarm.MachineInstalling {
-			e.Install = v.machine.Install // hooks of an installer say no more than they must
-		}
+	if e.Install == "" && v.machine.State == swarm.MachineInstalling && s.foreign(v.machine) {
+		e.Install = v.machine.Install // hooks of an installer say no more than they must
 	}
 	if e.Install == "" || !s.worthWriting(v, e) { // before the config is fetched there is no install to report on
 		w.WriteHeader(http.StatusOK)
@@ -432,20 +426,6 @@ func (s *Server) event(w http.ResponseWriter, r *http.Request) {
 	}
 	s.written(v, e)
 	s.o.Trace(v.machine.MAC, what(r), fmt.Sprintf("%s %d %% %s", e.Phase, e.Percent, e.Text), "")
-	w.WriteHeader(http.StatusOK)
-}
-
-// hold is what an installer asks for that cannot even begin: it would start again and again.
-func (s *Server) hold(w http.ResponseWriter, r *http.Request, v visit, reason string) {
-	result, err := s.o.Propose(r.Context(), swarm.HoldMachine{MAC: v.machine.MAC, Reason: reason})
-	if err == nil {
-		err = result.Err()
-	}
-	if err != nil {
-		s.fail(w, r, v, err)
-		return
-	}
-	s.o.Trace(v.machine.MAC, what(r), "held: "+reason, "")
 	w.WriteHeader(http.StatusOK)
 }
 
