@@ -101,6 +101,11 @@ func (c *change) arm(m *Machine, profile, why string) {
 	// The id comes from the command, so that it is the same on every node; the MAC, because one command can arm several.
 	m.State, m.Install, m.Profile = MachineArmed, c.ID+"-"+strings.ReplaceAll(string(m.MAC), ":", ""), profile
 	m.Reason, m.Phase, m.Text, m.Percent, m.Life = "", "", "", 0, Life{}
+	if p, ok := c.view().Profile(profile); ok && p.Diskless() {
+		m.State, m.Install = MachineNetboot, ""
+		c.event(m.MAC, "netboot", "%s boots profile %s from the network from now on, and nothing is written to it (%s)", m.Name, profile, why)
+		return
+	}
 	c.event(m.MAC, "armed", "%s is armed: its next network boot installs profile %s (%s)", m.Name, profile, why)
 }
 

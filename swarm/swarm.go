@@ -48,6 +48,7 @@ const (
 	MachineArmed      MachineState = "armed"      // its next network boot installs it, once
 	MachineInstalling MachineState = "installing" // it fetched its install config
 	MachineInstalled  MachineState = "installed"  // boots its own disk
+	MachineNetboot    MachineState = "netboot"    // boots its diskless profile every time; nothing is ever written to it
 	MachineHeld       MachineState = "held"       // something went wrong: waits for an operator
 )
 
