@@ -334,7 +334,8 @@ func (c *Client) call(ctx context.Context, method, path string, body, into any) 
 	if err != nil {
 		return err
 	}
-	return read(resp, into)
+	defer func() { _ = resp.Body.Close() }()
+	return read(resp.Body, into)
 }
 
 // answer sends a request and reads what it is answered with.
@@ -343,12 +344,12 @@ func (c *Client) answer(req *http.Request, into any) error {
 	if err != nil {
 		return err
 	}
-	return read(resp, into)
+	defer func() { _ = resp.Body.Close() }()
+	return read(resp.Body, into)
 }
 
-func read(resp *http.Response, into any) error {
-	defer func() { _ = resp.Body.Close() }()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+func read(body io.Reader, into any) error {
+	data, err := io.ReadAll(io.LimitReader(body, maxAnswer+1))
 	switch {
 	case err != nil:
 		return fmt.Errorf("read the node's answer: %w", err)
