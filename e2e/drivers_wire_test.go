@@ -95,8 +95,11 @@ func joins(ctx context.Context, t *testing.T, w *story.World, seed *story.Daemon
 	}
 	t.Cleanup(func() { _ = log.Close() })
 	on, off := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- s.node(on, log) }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = s.node(on, log) // it is told to end
+	}()
 	t.Cleanup(func() {
 		off()
 		<-ended

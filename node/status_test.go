@@ -79,7 +79,7 @@ func TestSegmentIsShownWithWhoIsOnItAndItsLiveLeases(t *testing.T) {
 	view := state.View()
 	s, _ := view.Segment("s1")
 	got := segmentStatus(view, s, namesOf(view))
-	want := status.Segment{ID: "s1", Network: "192.168.42.0/24", Holder: "seed", Term: 1, Since: now, Nodes: []string{"seed"}, Leases: 1, Pools: []string{"192.168.42.10-192.168.42.250"}}
+	want := status.Segment{ID: "s1", Network: "192.168.42.0/24", Holder: "seed", Term: 1, Since: now, Nodes: []string{"seed"}, Leases: 1, Mode: "full", Pools: []string{"192.168.42.10-192.168.42.250"}}
 	got.Since = now
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)

@@ -330,7 +330,7 @@ func (c *Client) call(ctx context.Context, method, path string, body, into any) 
 		}
 		in = bytes.NewReader(data)
 	}
-	resp, err := c.do(ctx, method, path, in) //nolint:bodyclose // read closes it
+	resp, err := c.do(ctx, method, path, in)
 	if err != nil {
 		return err
 	}
@@ -340,7 +340,7 @@ func (c *Client) call(ctx context.Context, method, path string, body, into any) 
 
 // answer sends a request and reads what it is answered with.
 func (c *Client) answer(req *http.Request, into any) error {
-	resp, err := c.send(req) //nolint:bodyclose // read closes it
+	resp, err := c.send(req)
 	if err != nil {
 		return err
 	}

@@ -149,7 +149,7 @@ func TestDocumentsAreReadStrictly(t *testing.T) {
 		"driver: debian\nrelaese: x":     `line 2: there is no "relaese"; did you mean release?`,
 		"params:\n  packges: [a]":        `line 2: there is no "packges" in params; did you mean packages?`,
 		"params: {time-zone: Etc/UTC}":   "did you mean timezone?",
-		"params: {users: [{nmae: a}]}":   `there is no "nmae" in users; did you mean name?`,
+		"params: {users: [{naem: a}]}":   `there is no "naem" in users; did you mean name?`,
 		"params: {zzz: 1}":               "there are: flavour",
 		"driver: a\ndriver: b":           "driver",
 		"a: &a [1]\nb: *a":               `there is no "a"`,
@@ -220,7 +220,7 @@ func TestProfilesThatCannotBeInstalledAreRefused(t *testing.T) {
 		debianHead + "params: {users: [{name: a, full_name: \"a:b\"}]}":               "full_name",
 		debianHead + "params: {users: [{name: a, password_hash: secret}]}":            "openssl passwd -6",
 		debianHead + "params: {pre: \"a\\r\\nb\"}":                                    "pre",
-		debianHead + "params: {installer_args: [" + strings.Repeat("a, ", 30) + "b]}": "gets 40 arguments, and it takes 32",
+		debianHead + "params: {installer_args: [" + strings.Repeat("a, ", 30) + "b]}": "gets 41 arguments, and it takes 32",
 	} {
 		p := of(t, yaml)
 		if err := Check(p); err == nil || !strings.Contains(err.Error(), want) {

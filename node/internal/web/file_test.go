@@ -158,8 +158,8 @@ func TestDisklessMachineGetsNoConfig(t *testing.T) {
 	p.Params, p.Installer = json.RawMessage(`{"root":"nfs:192.168.42.5:/srv"}`), map[string]string{"kernel": kernel, "initrd": initrd}
 	h.must(swarm.PutProfile{Profile: p})
 	h.must(swarm.ArmMachine{MAC: mac1, Profile: "thin", Wipe: true})
+	h.script("kernel --name vmlinuz http://192.168.42.1:7480/artifact/"+kernel+"/kernel", "root=/dev/nfs nfsroot=192.168.42.5:/srv")
 	for range 2 {
-		h.script("kernel --name vmlinuz http://192.168.42.1:7480/artifact/"+kernel+"/kernel", "root=/dev/nfs nfsroot=192.168.42.5:/srv")
 		h.want(h.ask(request{path: "/b/" + nonce1 + "/install"}), http.StatusForbidden, "arm it with")
 		h.want(h.file(driver.Hooks), http.StatusForbidden)
 	}
@@ -172,6 +172,6 @@ func TestDisklessMachineGetsNoConfig(t *testing.T) {
 func TestStage2HasATreeOfItsOwn(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
-	h.want(h.ask(request{path: "/artifact/" + kernel + "/tree/images/install.img"}), http.StatusOK)
-	h.want(h.ask(request{path: "/artifact/" + kernel + "/tree/.treeinfo"}), http.StatusNotFound)
+	h.want(h.ask(request{path: "/artifact/" + image + "/tree/images/install.img"}), http.StatusOK)
+	h.want(h.ask(request{path: "/artifact/" + image + "/tree/.treeinfo"}), http.StatusNotFound)
 }
