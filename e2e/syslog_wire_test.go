@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +40,14 @@ func TestInstallersAreHeardAndStalledMachinesAreNamed(t *testing.T) {
 	// The seed has no duty any more, and is who an installer was told that began before that; m1 is asked.
 	secret := "os1.0123456789abcdef.AbCdEfGhIjKlMnOpQrStUv"
 	k.logger(ctx, m2.Host, seedSyslog, "--rfc5424", "-t", "wget", orders+"/install says "+secret)
+	if _, err := k.Until(ctx, k.m1, "the seed's line is written down", func(s status.Status) string { // or it might be the last one
+		if i := slices.IndexFunc(s.Machines, func(m status.Machine) bool { return strings.HasPrefix(m.Said, "wget: ") }); i < 0 {
+			return "nothing of wget"
+		}
+		return ""
+	}); err != nil {
+		t.Fatal(err)
+	}
 	k.logger(ctx, m2.Host, k.home, "--rfc3164", "-t", "main-menu", "INFO: Menu item 'partman-base' selected")
 	k.logger(ctx, k.stranger, seedSyslog, "--rfc3164", "-t", "evil", "said by a stranger")
 	k.busybox(ctx, m2, "debootstrap", "the last line that m2 says")
