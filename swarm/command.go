@@ -13,7 +13,7 @@ import (
 
 // Protocol is what this offshoot speaks: it understands every command up to this number. A node proposes only what all
 // others understand: see Command.Protocol and View.Protocol.
-const Protocol = 2
+const Protocol = 3
 
 // commandVersion is written into every command; a node that meets a higher one stops loudly instead of guessing.
 const commandVersion = 1
@@ -74,6 +74,9 @@ var ops = map[string]operation{
 
 	"see-machine": {SeeMachine{}, 1, byMember}, "name-machine": {NameMachine{}, 1, byOperator}, "arm-machine": {ArmMachine{}, 1, byOperator},
 	"hold-machine": {HoldMachine{}, 1, byMember}, "report-install": {ReportInstall{}, 1, byMember},
+	"report-free": {ReportFree{}, 3, byMember}, "begin-boot": {BeginBoot{}, 3, byMember}, "request-install": {RequestInstall{}, 3, byMember},
+	"release-machine": {ReleaseMachine{}, 3, byOperator}, "reserve-machine": {ReserveMachine{}, 3, byOperator}, "label-machine": {LabelMachine{}, 3, byOperator},
+	"set-own-disk": {SetOwnDisk{}, 3, byOperator}, "set-unknown": {SetUnknown{}, 3, byOperator}, "set-console-installs": {SetConsoleInstalls{}, 3, byOperator},
 	"mint-ticket": {MintTicket{}, 1, byMember}, "fetch-ticket": {FetchTicket{}, 1, byMember},
 	"redeem-ticket": {RedeemTicket{}, 1, byLeader}, "revoke-ticket": {RevokeTicket{}, 1, byOperator},
 

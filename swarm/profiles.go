@@ -8,6 +8,13 @@ type PutProfile struct {
 	Default bool    `json:"default"` // what unknown machines get from now on
 }
 
+func (o PutProfile) since() int {
+	if o.Profile.LeaveBootOrder {
+		return 3
+	}
+	return 1
+}
+
 func (o PutProfile) words() string {
 	text := fmt.Sprintf("write profile %s down: image %s", o.Profile.Name, o.Profile.Image)
 	if o.Default {

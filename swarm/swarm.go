@@ -34,6 +34,9 @@ type Settings struct {
 	CAStage      CAStage     `json:"ca_stage,omitempty"` // of a replacement that is under way
 
 	StoreBudget int64 `json:"store_budget,omitempty"` // bytes that artifacts may take on each node; 0: what leaves enough of the disk free
+
+	Unknown         Unknown `json:"unknown,omitempty"`          // what machines do that nobody asked for; "": UnknownFree
+	ConsoleInstalls bool    `json:"console_installs,omitempty"` // a free machine may be installed from its console
 }
 
 // MachineState says what a machine may do when it next boots from the network.
@@ -42,10 +45,12 @@ type MachineState string
 // The states of a machine.
 const (
 	MachineKnown      MachineState = "known"      // seen or named; nothing will be written to it
+	MachineFree       MachineState = "free"       // told what it is, and waits; nothing will be written to it
 	MachineArmed      MachineState = "armed"      // its next network boot installs it, once
 	MachineInstalling MachineState = "installing" // it fetched its install config
 	MachineInstalled  MachineState = "installed"  // boots its own disk
 	MachineHeld       MachineState = "held"       // something went wrong: waits for an operator
+	MachineReleasing  MachineState = "releasing"  // its next network boot wipes its disks, once; then it is free
 )
 
 // Machine is a computer that we see on a segment, installed or not.
@@ -65,6 +70,8 @@ type Machine struct {
 	Percent   int          `json:"percent,omitempty"`
 	Node      NodeID       `json:"node,omitempty"` // the node that it became
 	Inventory []byte       `json:"inventory,omitempty"`
+	Run       Run          `json:"run,omitzero"`
+	Remarks   Remarks      `json:"remarks,omitzero"`
 	FirstSeen time.Time    `json:"first_seen"`
 	LastSeen  time.Time    `json:"last_seen"`
 }
@@ -222,6 +229,8 @@ type Profile struct {
 	RootHash string   `json:"root_hash,omitempty"` // crypt(5) SHA-512
 	SSHKeys  []string `json:"ssh_keys,omitempty"`
 	Disk     string   `json:"disk,omitempty"`
+	// LeaveBootOrder: an installation may leave the machine's own disk first in the boot order of its firmware.
+	LeaveBootOrder bool `json:"leave_boot_order,omitempty"`
 }
 
 // Needs lists the digests that a node must hold to install this profile.

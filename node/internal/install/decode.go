@@ -226,7 +226,7 @@ func (e Event) Validate() error {
 		}
 	}
 	switch e.Phase {
-	case PhaseAgent, PhaseInventory, PhaseDisk, PhaseImage, PhaseConfigure, PhaseInstalled, PhaseFailed:
+	case PhaseAgent, PhaseInventory, PhaseDisk, PhaseImage, PhaseConfigure, PhaseInstalled, PhaseWipe, PhaseReleased, PhaseFailed:
 	default:
 		return fmt.Errorf("phase: %q is unknown", clip(string(e.Phase)))
 	}

@@ -84,7 +84,7 @@ func newHouse(t *testing.T) *house {
 		h.must(swarm.BindLeases{Segment: "s1", Term: 1, Leases: []swarm.Lease{lease}})
 	}
 	h.handler = New(Options{
-		View: h.state.View, Propose: h.propose,
+		View: h.state.View, Changed: h.state.Changed, Propose: h.propose,
 		OnDuty:    func(segment string) bool { return h.duty && segment == "s1" },
 		Programs:  fstest.MapFS{"snponly.efi": {Data: snponly}, "ipxe.efi": {Data: snponly}, "undionly.kpxe": {Data: snponly}},
 		Artifact:  artifact,

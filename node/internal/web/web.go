@@ -8,6 +8,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,6 +37,7 @@ const ticketLife = 2 * time.Hour
 // Options is what the web needs of the rest of the node.
 type Options struct {
 	View    func() swarm.View
+	Changed func() <-chan struct{} // closed when View shows something else
 	Propose func(ctx context.Context, op swarm.Op) (swarm.Result, error)
 	// OnDuty says whether this node may answer boot requests of a segment now.
 	OnDuty func(segment string) bool
@@ -69,6 +71,7 @@ type Server struct {
 	progress map[swarm.MAC]reported
 	told     map[swarm.MAC]string // boot and answer that are in the diary
 	present  map[swarm.MAC]presence
+	ownDisk  map[swarm.MAC]time.Time // until when a free machine is sent to its own disk, because its console asked for that
 }
 
 type reported struct {
@@ -79,7 +82,7 @@ type reported struct {
 
 // New makes a server; serve its Handler.
 func New(o Options) *Server {
-	return &Server{o: o, progress: map[swarm.MAC]reported{}, told: map[swarm.MAC]string{}, present: map[swarm.MAC]presence{}}
+	return &Server{o: o, progress: map[swarm.MAC]reported{}, told: map[swarm.MAC]string{}, present: map[swarm.MAC]presence{}, ownDisk: map[swarm.MAC]time.Time{}}
 }
 
 // URL is where the boot script of a nonce is, on the node that has this address on the segment.
@@ -92,6 +95,8 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+programs+"{name}", s.program) // HEAD too
 	mux.HandleFunc("GET /b/{nonce}/boot.ipxe", s.script)
+	mux.HandleFunc("GET /b/{nonce}/order", s.order)
+	mux.HandleFunc("POST /b/{nonce}/request", s.request)
 	mux.HandleFunc("GET /b/{nonce}/install", s.config)
 	mux.HandleFunc("POST /b/{nonce}/event", s.event)
 	mux.HandleFunc("POST /b/{nonce}/exchange", s.exchange)
@@ -200,31 +205,29 @@ func (s *Server) script(w http.ResponseWriter, r *http.Request) {
 }
 
 // decide is the one place where a machine's state becomes what it boots. Only an armed machine, or one whose armed
-// installation is under way, is ever started into the agent.
+// installation or release is under way, is ever started into an agent that writes; one that nobody asked for, into an agent that
+// waits.
 func (s *Server) decide(v visit) (boot.Decision, string) {
 	m := v.machine
 	switch m.State {
 	case swarm.MachineInstalled:
-		return boot.OwnDisk{}, "its own disk"
+		return ownDisk(m), "its own disk"
 	case swarm.MachineHeld:
 		return boot.Wait{Reason: "held: " + m.Reason}, "wait, held: " + m.Reason
 	case swarm.MachineArmed, swarm.MachineInstalling:
-	default:
+		return s.agent(v, "to install profile "+m.Profile)
+	case swarm.MachineReleasing:
+		return s.agent(v, "to wipe its disks")
+	}
+	if s.goesToItsDisk(m.MAC, v.now) {
+		return ownDisk(m), "its own disk, as asked for on its console"
+	}
+	settings, _ := s.o.View().Settings()
+	if _, ok := s.o.View().Profile(cmp.Or(m.Profile, settings.Profile)); !ok || settings.UnknownMachines() == swarm.UnknownWait {
 		why := fmt.Sprintf("not armed; on a node run: offshoot machine arm %s", m.MAC)
 		return boot.Wait{Reason: why}, "wait, not armed"
 	}
-	p, ok := s.o.View().Profile(m.Profile)
-	if !ok {
-		why := fmt.Sprintf("profile %q does not exist", m.Profile)
-		return boot.Wait{Reason: why}, "wait, " + why
-	}
-	base := "http://" + netip.AddrPortFrom(v.self, Port).String()
-	args := append(strings.Fields(p.Args), "offshoot.url="+base+"/b/"+v.lease.Nonce, "offshoot.mac="+string(m.MAC))
-	return boot.Agent{
-		Kernel: base + "/artifact/" + p.Kernel + "/vmlinuz",
-		Initrd: base + "/artifact/" + p.Initrd + "/initrd",
-		Args:   args,
-	}, "the agent, to install profile " + p.Name
+	return s.agent(v, "to wait: nobody has asked for this machine")
 }
 
 // isNews keeps a machine that waits, and asks every few seconds, from filling the diary.
@@ -327,7 +330,7 @@ func (s *Server) render(ctx context.Context, v visit) (install.Config, string, e
 			URL:    fmt.Sprintf("http://%s/artifact/%s/image", netip.AddrPortFrom(v.self, Port), p.Image),
 			SHA256: p.Image, Size: image.Size, Format: p.Format, DiskSize: p.DiskSize, InfoHash: image.InfoHash,
 		},
-		Disk: disk, Wipe: m.Wipe, RootHash: p.RootHash, SSHKeys: p.SSHKeys, Binary: p.Binary,
+		Disk: disk, Wipe: m.Wipe, LeaveBootOrder: p.LeaveBootOrder, RootHash: p.RootHash, SSHKeys: p.SSHKeys, Binary: p.Binary,
 		Join: install.Join{
 			Swarm: settings.Swarm, Ticket: secret, Pin: settings.Pin, Endpoints: s.o.Endpoints(segment.ID, v.self),
 			Segment: segment.ID, Address: netip.PrefixFrom(v.lease.Addr, segment.Network.Bits()), Gateway: v.self,
@@ -353,6 +356,12 @@ func (s *Server) event(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		s.fail(w, r, v, refuse(http.StatusBadRequest, "event: %v", err))
 		return
+	}
+	if e.Install == "" && e.Inventory != nil {
+		if err := s.free(r.Context(), v, e); err != nil {
+			s.fail(w, r, v, err)
+			return
+		}
 	}
 	if e.Install == "" || !s.worthWriting(v, e) { // before the config is fetched there is no install to report on
 		w.WriteHeader(http.StatusOK)
