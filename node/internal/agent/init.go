@@ -40,7 +40,7 @@ func Main(ctx context.Context, join Join) {
 		}
 		switch early = mounts(); {
 		case err == nil:
-			say(console, "restarting")
+			say(console, "restarting from disk")
 			restart(console)
 		case errors.Is(err, ErrLost):
 			say(console, "%v: booting from the network again", err)

@@ -75,6 +75,7 @@ func newHouse(t *testing.T) *house {
 			Args: "console=ttyS0  quiet", RootHash: "$6$salt$0123456789abcdef", SSHKeys: []string{"ssh-ed25519 AAAA me"}, Disk: "smallest",
 		},
 	})
+	h.must(swarm.ReportNode{Address: "192.168.42.1:7400", Protocol: swarm.Protocol, Ports: []swarm.Port{{Name: "lan0", MAC: "02:00:00:00:00:01", Link: true, Segment: "s1"}}})
 	h.must(swarm.PutArtifact{Artifact: swarm.Artifact{Digest: image, Size: 4711, Name: "image"}})
 	for mac, lease := range map[swarm.MAC]swarm.Lease{
 		mac1: {Addr: addr1, Nonce: nonce1}, mac2: {Addr: addr2, Nonce: nonce2},
