@@ -26,6 +26,9 @@ func NewClient(dataDir string) *Client { return api.NewClient(dataDir) }
 // ArmRequest says how a machine is armed.
 type ArmRequest = api.ArmRequest
 
+// ReleaseRequest says how a machine is released.
+type ReleaseRequest = api.ReleaseRequest
+
 // Errors that a command line tells apart.
 var (
 	ErrUnreachable  = api.ErrUnreachable

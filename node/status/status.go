@@ -34,8 +34,11 @@ type Problem struct {
 
 // Settings are those of the swarm that an operator can change.
 type Settings struct {
-	Voters      int   `json:"voters"`       // how many nodes at most vote
-	UplinkLimit int64 `json:"uplink_limit"` // bytes per second that a node exchanges with nodes of other segments, each way; 0: no limit
+	Voters int `json:"voters"` // how many nodes at most vote
+	// Unknown is what machines do that nobody asked for: free (wait in the agent), wait (in iPXE), off (tell what they are and switch off).
+	Unknown         string `json:"unknown"`
+	ConsoleInstalls bool   `json:"console_installs"` // free machines may be installed from their console
+	UplinkLimit     int64  `json:"uplink_limit"`     // bytes per second that a node exchanges with nodes of other segments, each way; 0: no limit
 }
 
 // CAChange is how far the replacement of the swarm's CA has come. It ends when every node has a certificate of the new one.
@@ -98,19 +101,52 @@ type Segment struct {
 
 // Machine is a computer seen on a segment, or named by an operator.
 type Machine struct {
-	MAC      string    `json:"mac"`
-	Name     string    `json:"name"`
-	State    string    `json:"state"` // known, armed, installing, installed, held
-	Reason   string    `json:"reason,omitempty"`
-	Segment  string    `json:"segment,omitempty"`
-	Address  string    `json:"address,omitempty"`
-	Profile  string    `json:"profile,omitempty"`
-	Phase    string    `json:"phase,omitempty"`
-	Text     string    `json:"text,omitempty"`
-	Percent  int       `json:"percent"`
-	Node     string    `json:"node,omitempty"` // id of the node that it became
-	LastSeen time.Time `json:"last_seen,omitzero"`
-	Timeline []Event   `json:"timeline,omitempty"` // only when one machine is asked for
+	MAC       string            `json:"mac"`
+	Name      string            `json:"name"`
+	State     string            `json:"state"` // known, free, armed, installing, installed, held, releasing
+	Reason    string            `json:"reason,omitempty"`
+	Segment   string            `json:"segment,omitempty"`
+	Address   string            `json:"address,omitempty"`
+	Profile   string            `json:"profile,omitempty"`
+	Phase     string            `json:"phase,omitempty"`
+	Text      string            `json:"text,omitempty"`
+	Percent   int               `json:"percent"`
+	Node      string            `json:"node,omitempty"` // id of the node that it became
+	LastSeen  time.Time         `json:"last_seen,omitzero"`
+	User      string            `json:"user,omitempty"` // who it is reserved for
+	Labels    map[string]string `json:"labels,omitempty"`
+	OwnDisk   string            `json:"own_disk,omitempty"`  // how it is told to start its own disk, if an operator said so
+	Inventory *Inventory        `json:"inventory,omitempty"` // only when one machine is asked for
+	Timeline  []Event           `json:"timeline,omitempty"`  // only when one machine is asked for
+}
+
+// Inventory is what a machine said of its hardware.
+type Inventory struct {
+	Vendor  string `json:"vendor,omitempty"`
+	Product string `json:"product,omitempty"`
+	Serial  string `json:"serial,omitempty"`
+	EFI     bool   `json:"efi"`
+	CPU     string `json:"cpu,omitempty"`
+	CPUs    int    `json:"cpus"`
+	Memory  int64  `json:"memory"` // bytes
+	Disks   []Disk `json:"disks"`
+	NICs    []NIC  `json:"nics"`
+}
+
+// Disk is one of a machine's disks.
+type Disk struct {
+	Path      string `json:"path"`
+	Size      int64  `json:"size"` // bytes
+	Model     string `json:"model,omitempty"`
+	Serial    string `json:"serial,omitempty"`
+	Removable bool   `json:"removable,omitempty"`
+}
+
+// NIC is one of a machine's Ethernet ports.
+type NIC struct {
+	Name string `json:"name"`
+	MAC  string `json:"mac"`
+	Link bool   `json:"link"`
 }
 
 // Event is a line of a timeline.

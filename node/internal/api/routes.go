@@ -34,6 +34,11 @@ func routes() map[string]route {
 		"POST /v1/machines/{mac}/arm":       {role: operate, look: machines, do: onMachine(arm)},
 		"POST /v1/machines/{mac}/name":      {role: operate, look: machines, do: onMachine(name)},
 		"POST /v1/machines/{mac}/hold":      {role: operate, look: machines, do: onMachine(hold)},
+		"POST /v1/machines/{mac}/release":   {role: operate, look: machines, do: onMachine(release)},
+		"POST /v1/machines/{mac}/wake":      {role: operate, look: machines, do: onMachine(wake)},
+		"POST /v1/machines/{mac}/reserve":   {role: operate, look: machines, do: onMachine(reserveMachine)},
+		"POST /v1/machines/{mac}/label":     {role: operate, look: machines, do: onMachine(labelMachine)},
+		"POST /v1/machines/{mac}/own-disk":  {role: operate, look: machines, do: onMachine(ownDisk)},
 		"POST /v1/tickets/{id}/revoke":      {role: operate, look: "offshoot ticket list", do: revokeTicket},
 		"POST /v1/leases/reserve":           {role: operate, look: "offshoot lease list", do: reserve},
 		"POST /v1/leases/unreserve":         {role: operate, look: "offshoot lease list", do: unreserve},
@@ -46,6 +51,8 @@ func routes() map[string]route {
 		"PUT /v1/repos/{name}":              {role: operate, look: repos, do: putRepo},
 		"DELETE /v1/repos/{name}":           {role: operate, look: repos, do: dropRepo},
 
+		"POST /v1/unknown":                 {role: admin, look: machines, do: unknown},
+		"POST /v1/console-installs":        {role: admin, look: machines, do: consoleInstalls},
 		"POST /v1/voters":                  {role: admin, look: members, do: voters},
 		"POST /v1/store":                   {role: admin, look: artifacts, do: setStore},
 		"POST /v1/uplink-limit":            {role: admin, look: "offshoot swarm status", do: uplinkLimit},
@@ -137,19 +144,6 @@ func machine(q *request, mac swarm.MAC) (any, error) {
 
 func why(q *request, mac swarm.MAC) (any, error) {
 	return orEmpty(q.desk.Why(q.Context(), mac)), nil
-}
-
-// ArmRequest is the body of POST /v1/machines/{mac}/arm.
-type ArmRequest struct {
-	Profile string `json:"profile,omitempty"`
-	Disk    string `json:"disk,omitempty"`
-	Wipe    bool   `json:"wipe,omitempty"`
-}
-
-func arm(q *request, mac swarm.MAC) (any, error) {
-	return decide(q, func(b ArmRequest) (swarm.Op, error) {
-		return swarm.ArmMachine{MAC: mac, Profile: b.Profile, Disk: b.Disk, Wipe: b.Wipe}, nil
-	})
 }
 
 // RepoRequest is the body of PUT /v1/repos/{name}.
