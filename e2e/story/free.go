@@ -161,7 +161,7 @@ func (f *free) leaves(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = shell.Close() }()
-	out, err := shell.Run(ctx, "offshoot swarm leave --yes")
+	out, err := shell.Run(ctx, "offshoot swarm leave")
 	f.Say("m1    leaves: %s", strings.TrimSpace(out))
 	if err != nil {
 		return err
