@@ -171,4 +171,3 @@ func awaitMagic(ctx context.Context, t *testing.T, w *story.World, b *story.Bare
 		}
 	}
 }
-

@@ -145,11 +145,11 @@ func (f *free) leaves(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if out, err := f.seed.Offshoot(ctx, "machine", "release", f.mac); err == nil {
+	out, err := f.seed.Offshoot(ctx, "machine", "release", f.mac)
+	if err == nil {
 		return fmt.Errorf("a living node was released: %s", out)
-	} else {
-		f.Say("m1    is not released while it is a node: %v", err)
 	}
+	f.Say("m1    is not released while it is a node: %v", err)
 	var address string
 	for _, m := range s.Machines {
 		if m.MAC == f.mac {
@@ -161,7 +161,7 @@ func (f *free) leaves(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = shell.Close() }()
-	out, err := shell.Run(ctx, "offshoot swarm leave")
+	out, err = shell.Run(ctx, "offshoot swarm leave")
 	f.Say("m1    leaves: %s", strings.TrimSpace(out))
 	if err != nil {
 		return err

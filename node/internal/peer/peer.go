@@ -70,10 +70,32 @@ var (
 	ErrRefused = errors.New("refused")
 )
 
+// answerer answers one kind of call.
+type answerer func(ctx context.Context, from swarm.NodeID, r *http.Request, body []byte) ([]byte, error)
+
+// machineRoutes are the calls about one machine.
+func machineRoutes(s Service, route func(pattern string, do answerer)) {
+	on := func(do func(ctx context.Context, from swarm.NodeID, r *http.Request, mac swarm.MAC) ([]byte, error)) answerer {
+		return func(ctx context.Context, from swarm.NodeID, r *http.Request, _ []byte) ([]byte, error) {
+			mac, err := swarm.ParseMAC(r.PathValue("mac"))
+			if err != nil {
+				return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+			}
+			return do(ctx, from, r, mac)
+		}
+	}
+	route("GET /v1/traces/{mac}", on(func(_ context.Context, _ swarm.NodeID, _ *http.Request, mac swarm.MAC) ([]byte, error) {
+		return json.Marshal(s.Traces(mac))
+	}))
+	route("POST /v1/segments/{segment}/wake/{mac}", on(func(ctx context.Context, from swarm.NodeID, r *http.Request, mac swarm.MAC) ([]byte, error) {
+		return nil, s.Wake(ctx, from, r.PathValue("segment"), mac)
+	}))
+}
+
 // Handler serves the peer API. who names the verified node behind a connection. artifacts serves bytes by digest.
 func Handler(s Service, who func(tls.ConnectionState) (swarm.NodeID, error), artifacts http.Handler) http.Handler {
 	mux := http.NewServeMux()
-	route := func(pattern string, do func(ctx context.Context, from swarm.NodeID, r *http.Request, body []byte) ([]byte, error)) {
+	route := func(pattern string, do answerer) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			from, err := caller(who, r)
 			if err != nil {
@@ -126,20 +148,7 @@ func Handler(s Service, who func(tls.ConnectionState) (swarm.NodeID, error), art
 		return s.ReplaceAuthority(ctx, from, r)
 	})
 	route("GET /v1/pulse", func(context.Context, swarm.NodeID, *http.Request, []byte) ([]byte, error) { return s.Pulse() })
-	route("GET /v1/traces/{mac}", func(_ context.Context, _ swarm.NodeID, r *http.Request, _ []byte) ([]byte, error) {
-		mac, err := swarm.ParseMAC(r.PathValue("mac"))
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrRefused, err)
-		}
-		return json.Marshal(s.Traces(mac))
-	})
-	route("POST /v1/segments/{segment}/wake/{mac}", func(ctx context.Context, from swarm.NodeID, r *http.Request, _ []byte) ([]byte, error) {
-		mac, err := swarm.ParseMAC(r.PathValue("mac"))
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrRefused, err)
-		}
-		return nil, s.Wake(ctx, from, r.PathValue("segment"), mac)
-	})
+	machineRoutes(s, route)
 	route("POST /v1/deliver", func(ctx context.Context, from swarm.NodeID, _ *http.Request, body []byte) ([]byte, error) {
 		var d delivery
 		if err := json.Unmarshal(body, &d); err != nil {
