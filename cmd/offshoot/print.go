@@ -65,6 +65,9 @@ func printStatus(w io.Writer, s status.Status) error {
 			return err
 		}
 	}
+	if err := printUnverified(w, s.Artifacts); err != nil {
+		return err
+	}
 	var fetches []status.Fetch
 	for _, a := range s.Artifacts {
 		if a.Fetch != nil {

@@ -96,7 +96,9 @@ type Segment struct {
 	Nodes   []string  `json:"nodes"`          // names of the nodes that proved to be on it
 	Leases  int       `json:"leases"`         // bindings that are alive
 	Blocked string    `json:"blocked,omitempty"`
-	Pools   []string  `json:"pools"` // FIRST-LAST, where leases are taken from
+	Mode    string    `json:"mode"`             // full: it gives addresses; proxy: another DHCP server does
+	Beside  string    `json:"beside,omitempty"` // why it is served by proxy for now, though it was founded in full
+	Pools   []string  `json:"pools"`            // FIRST-LAST, where leases are taken from; none by proxy
 }
 
 // Machine is a computer seen on a segment, or named by an operator.

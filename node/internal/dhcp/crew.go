@@ -14,6 +14,7 @@ type job struct {
 	buf     [maxPacket]byte
 	raw     []byte
 	unicast bool
+	boot    bool // it came to the port for boot servers
 	packet  dhcpv4.DHCPv4
 	reply   []byte
 }

@@ -27,9 +27,10 @@ type Link interface {
 const (
 	serverPort = 67
 	clientPort = 68
+	bootPort   = 4011 // PXE 2.1, 2.2.3
 )
 
-// wire is the real link: a UDP socket bound to the interface, so that nothing is heard from or said to another one, and a
+// wire is a real link: a UDP socket bound to the interface, so that nothing is heard from or said to another one, and a
 // packet socket for clients that cannot answer ARP yet.
 type wire struct {
 	udp    *net.UDPConn
@@ -44,7 +45,12 @@ type wire struct {
 const receiveBuffer = 8 << 20
 
 // Listen opens port 67 on the interface of cfg, and nothing else: the Link that a Server uses if it is not told another.
-func Listen(cfg Config) (Link, error) {
+func Listen(cfg Config) (Link, error) { return listen(cfg, serverPort) }
+
+// ListenBoot opens port 4011, for a proxy.
+func ListenBoot(cfg Config) (Link, error) { return listen(cfg, bootPort) }
+
+func listen(cfg Config, port int) (Link, error) {
 	ifi, err := net.InterfaceByName(cfg.Interface)
 	if err != nil {
 		return nil, fmt.Errorf("interface %s: %w", cfg.Interface, err)
@@ -54,10 +60,10 @@ func Listen(cfg Config) (Link, error) {
 		err := c.Control(func(fd uintptr) { optErr = prepare(int(fd), ifi.Name) })
 		return errors.Join(err, optErr)
 	}}
-	conn, err := lc.ListenPacket(context.Background(), "udp4", fmt.Sprintf(":%d", serverPort))
+	conn, err := lc.ListenPacket(context.Background(), "udp4", fmt.Sprintf(":%d", port))
 	if err != nil {
 		return nil, fmt.Errorf("open port %d on %s (another DHCP server here? needs CAP_NET_BIND_SERVICE and CAP_NET_RAW): %w",
-			serverPort, ifi.Name, err)
+			port, ifi.Name, err)
 	}
 	raw, err := packet.Listen(ifi, packet.Raw, 0, nil) // protocol 0: for sending only
 	if err != nil {

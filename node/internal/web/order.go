@@ -8,11 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"strings"
 	"time"
 
 	"offshoot/node/internal/boot"
+	"offshoot/node/internal/driver"
 	"offshoot/node/internal/install"
 	"offshoot/swarm"
 )
@@ -105,8 +105,14 @@ func (s *Server) orderFor(v visit) install.Order {
 	settings, _ := s.o.View().Settings()
 	o := install.Order{Do: install.DoWait, Machine: string(m.MAC), Name: m.Name, Install: m.Install, Text: string(m.State)}
 	switch m.State {
-	case swarm.MachineArmed, swarm.MachineInstalling:
-		o.Do, o.Text = install.DoInstall, "install profile "+m.Profile // the same before and after the config was fetched
+	case swarm.MachineArmed, swarm.MachineInstalling: // the same order before and after the config was fetched
+		o.Do, o.Text = install.DoInstall, "install profile "+m.Profile
+		if p, ok := s.o.View().Profile(m.Profile); ok && !driver.Agent(p) {
+			o.Do = install.DoRestart // into the installer of the profile
+		}
+		if why := s.beside(v); why != "" {
+			o.Do, o.Text = install.DoWait, why
+		}
 	case swarm.MachineReleasing:
 		o.Do, o.Text, o.Disk, o.Wipe, o.Discard = install.DoRelease, "wipe "+cmp.Or(m.Run.Disk, "its disks"), m.Run.Disk, m.Wipe, m.Run.Discard
 	case swarm.MachineInstalled:
@@ -213,13 +219,7 @@ func (s *Server) agent(v visit, why string) (boot.Decision, string) {
 		text := fmt.Sprintf("profile %q does not exist", name)
 		return boot.Wait{Reason: text}, "wait, " + text
 	}
-	base := "http://" + netip.AddrPortFrom(v.self, Port).String()
-	args := append(strings.Fields(p.Args), "offshoot.url="+base+"/b/"+v.lease.Nonce, "offshoot.mac="+string(v.machine.MAC))
-	return boot.Agent{
-		Kernel: base + "/artifact/" + p.Kernel + "/vmlinuz",
-		Initrd: base + "/artifact/" + p.Initrd + "/initrd",
-		Args:   args,
-	}, "the agent, " + why
+	return agentOf(v.machine, p, s.place(v)), "the agent, " + why
 }
 
 // ownDisk is how a machine starts its own disk: as an operator said, or as its model wants.

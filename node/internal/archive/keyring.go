@@ -1,11 +1,19 @@
-package mirror
+// Package archive reads what package archives and publishers of images say of their files: signatures, Release and Packages,
+// checksum files, and the packages themselves. What it returns was checked against what it was given, no more: a digest counts for as
+// much as the text that it stood in. It does no I/O, and bounds what it reads. Only mirror, origin and node import it.
+package archive
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
@@ -16,20 +24,18 @@ import (
 // maxSignatures: Debian signs with three keys.
 const maxSignatures = 16
 
-// keyring checks signatures; nil believes everything, and says so.
-type keyring struct {
+// Unverified is said of what no signature vouches for.
+const Unverified = "unverified"
+
+// Keyring checks signatures; nil believes everything, and says so. It is safe for concurrent use.
+type Keyring struct {
 	keys openpgp.EntityList
 	now  func() time.Time
 }
 
-// CheckKeyring says why a keyring can not be used: see Repo.Keyring.
-func CheckKeyring(data []byte) error {
-	_, err := readKeyring(data, nil)
-	return err
-}
-
-// readKeyring reads keys, armored or not, as they lie in /usr/share/keyrings.
-func readKeyring(data []byte, now func() time.Time) (*keyring, error) {
+// ReadKeyring reads keys, armored or not, as they lie in /usr/share/keyrings; no data is a nil Keyring. now judges whether keys and
+// signatures have expired; nil is the clock.
+func ReadKeyring(data []byte, now func() time.Time) (*Keyring, error) {
 	if len(data) == 0 {
 		return nil, nil
 	}
@@ -44,15 +50,41 @@ func readKeyring(data []byte, now func() time.Time) (*keyring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("keyring: %w", err)
 	}
-	return &keyring{keys: keys, now: now}, nil
+	return &Keyring{keys: keys, now: now}, nil
+}
+
+// With is a keyring that has the keys of both.
+func (k *Keyring) With(other *Keyring) *Keyring {
+	if k == nil || other == nil {
+		return cmp.Or(k, other)
+	}
+	return &Keyring{keys: append(slices.Clone(k.keys), other.keys...), now: k.now}
+}
+
+// maxSigner bounds the words for a signer; a name in a key may have any length.
+const maxSigner = 100
+
+// signerName is the key's id, and the name in it.
+func signerName(e *openpgp.Entity) string {
+	text := e.PrimaryKey.KeyIdString()
+	if id := e.PrimaryIdentity(); id != nil && id.UserId != nil {
+		text += " " + cmp.Or(id.UserId.Name, id.UserId.Email, id.Name)
+	}
+	var out strings.Builder
+	for _, r := range text {
+		if unicode.IsPrint(r) && r != utf8.RuneError && out.Len() < maxSigner {
+			out.WriteRune(r)
+		}
+	}
+	return strings.TrimSpace(out.String())
 }
 
 // splitClear takes a clear-signed message apart. Nothing may stand before or after it: apt and we must not read
 // different texts in one file (CVE-2018-1000009 and its like).
 func splitClear(data []byte) (*clearsign.Block, error) {
 	if !bytes.HasPrefix(data, []byte("-----BEGIN PGP SIGNED MESSAGE-----")) {
-		if looksLikeHTML(data) {
-			return nil, errPortal
+		if LooksLikeHTML(data) {
+			return nil, ErrPortal
 		}
 		return nil, errors.New("it is not clear-signed")
 	}
@@ -66,8 +98,8 @@ func splitClear(data []byte) (*clearsign.Block, error) {
 	return block, nil
 }
 
-// clear checks a clear-signed message and returns its text and who vouches for it.
-func (k *keyring) clear(data []byte) (text []byte, by string, err error) {
+// Clear checks a clear-signed message and returns its text and who vouches for it.
+func (k *Keyring) Clear(data []byte) (text []byte, by string, err error) {
 	block, err := splitClear(data)
 	if err != nil {
 		return nil, "", err
@@ -76,10 +108,16 @@ func (k *keyring) clear(data []byte) (text []byte, by string, err error) {
 	return block.Plaintext, by, err
 }
 
-// detached checks a signature that stands beside its text, armored.
-func (k *keyring) detached(text, signature []byte) (by string, err error) {
+// Detached checks a signature that stands beside its text, armored or not.
+func (k *Keyring) Detached(text, signature []byte) (by string, err error) {
 	if k == nil {
-		return unverified, nil
+		return Unverified, nil
+	}
+	if LooksLikeHTML(signature) {
+		return "", ErrPortal
+	}
+	if !bytes.HasPrefix(signature, []byte("-----BEGIN")) {
+		return k.check(text, bytes.NewReader(signature))
 	}
 	block, err := armor.Decode(bytes.NewReader(signature))
 	if err != nil {
@@ -89,9 +127,9 @@ func (k *keyring) detached(text, signature []byte) (by string, err error) {
 }
 
 // check wants one good signature by a key that we know. The others may be by keys that are newer than our keyring.
-func (k *keyring) check(text []byte, signatures io.Reader) (string, error) {
+func (k *Keyring) check(text []byte, signatures io.Reader) (string, error) {
 	if k == nil {
-		return unverified, nil
+		return Unverified, nil
 	}
 	var causes []error
 	packets := packet.NewReader(signatures)
@@ -116,7 +154,7 @@ func (k *keyring) check(text []byte, signatures io.Reader) (string, error) {
 		}
 		signer, err := openpgp.CheckDetachedSignature(k.keys, bytes.NewReader(text), &one, &packet.Config{Time: k.now})
 		if err == nil {
-			return "signed by " + signer.PrimaryKey.KeyIdString(), nil
+			return "signed by " + signerName(signer), nil
 		}
 		causes = append(causes, err)
 	}
