@@ -193,3 +193,15 @@ func TestOwnDiskThatWasAskedForOnTheConsoleIsStartedForAWhile(t *testing.T) {
 	h.pass(ownDiskTime)
 	h.script("kernel")
 }
+
+// The agent cannot install what an installer of its own installs: the machine boots into that.
+func TestWaitingMachineRestartsIntoTheInstallerOfItsProfile(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	h.tell()
+	h.must(swarm.PutProfile{Profile: swarm.Profile{Name: "d", Driver: "debian", Release: "13", Kernel: kernel, Initrd: initrd, Binary: binary}})
+	h.must(swarm.ArmMachine{MAC: mac1, Profile: "d"})
+	if o := h.order("", ""); o.Do != install.DoRestart {
+		t.Errorf("order %+v", o)
+	}
+}
