@@ -18,6 +18,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/ulikunitz/xz"
 
@@ -84,7 +85,8 @@ func checkDebian(t *testing.T, m1 *story.Shell, firmware lab.Firmware, lvm bool)
 		"id -nG alice | tr ' ' '\\n' | grep sudo":                                  "sudo",
 		"cat /proc/cmdline":                                                        "console=ttyS0",
 		"hostname":                                                                 "m1",
-		"cat /etc/apt/sources.list":                                                "/repo/debian",
+		"cat /etc/apt/sources.list; ip -4 -o addr":                                 "/repo/debian",
+		"apt-get -q -o Acquire::AllowInsecureRepositories=true update 2>&1":        "Reading package lists",
 		"test -e /var/lib/offshoot/join.json && echo there || echo gone":           "gone",
 		"test -d /sys/firmware/efi && echo uefi || echo bios":                      string(firmware),
 		"findmnt -no SOURCE / | grep -c mapper || true":                            map[bool]string{true: "1", false: "0"}[lvm],
@@ -144,7 +146,8 @@ func (u *upstreamServer) get(t *testing.T, path string) io.ReadCloser {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	client := &http.Client{Timeout: 10 * time.Minute}
+	resp, err := client.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +161,7 @@ func (u *upstreamServer) get(t *testing.T, path string) io.ReadCloser {
 func (u *upstreamServer) netboot(t *testing.T) (kernel, initrd string) {
 	t.Helper()
 	packed := u.get(t, "dists/trixie/main/binary-amd64/Packages.xz")
-	defer packed.Close()
+	defer func() { _ = packed.Close() }() // only read
 	plain, err := xz.NewReader(packed)
 	if err != nil {
 		t.Fatal(err)
@@ -219,13 +222,13 @@ func (u *upstreamServer) openOn(t *testing.T, h *lab.Host) {
 
 // pass carries one connection.
 func (u *upstreamServer) pass(ctx context.Context, from net.Conn) {
-	defer from.Close()
+	defer func() { _ = from.Close() }()
 	var d net.Dialer
 	to, err := d.DialContext(ctx, "tcp", strings.TrimPrefix(u.url, "http://"))
 	if err != nil {
 		return
 	}
-	defer to.Close()
+	defer func() { _ = to.Close() }()
 	stop := context.AfterFunc(ctx, func() { _, _ = from.Close(), to.Close() })
 	defer stop()
 	var back sync.WaitGroup

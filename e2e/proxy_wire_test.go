@@ -171,7 +171,7 @@ func firmware(arch string) []dhcpv4.Modifier {
 func (c proxyClient) offers(ctx context.Context, mods ...dhcpv4.Modifier) (lease, proxy *dhcpv4.DHCPv4) {
 	c.t.Helper()
 	err := c.host.Do(func() error {
-		client, err := nclient4.New("lan0", nclient4.WithTimeout(3*time.Second), nclient4.WithRetry(3))
+		client, err := nclient4.New("lan0", nclient4.WithHWAddr(c.mac), nclient4.WithTimeout(3*time.Second), nclient4.WithRetry(3))
 		if err != nil {
 			return err
 		}
@@ -196,12 +196,12 @@ func (c proxyClient) offers(ctx context.Context, mods ...dhcpv4.Modifier) (lease
 	return lease, proxy
 }
 
-// boot asks port 4011 from an address.
-func (c proxyClient) boot(ctx context.Context, from net.IP, mods ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
+// boot asks port 4011 from an address and a port, and hears the answer only there.
+func (c proxyClient) boot(ctx context.Context, from net.IP, port int, mods ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
 	c.t.Helper()
 	var answer *dhcpv4.DHCPv4
 	err := c.host.Do(func() error {
-		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: from, Port: 68})
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: from, Port: port})
 		if err != nil {
 			return err
 		}
@@ -236,9 +236,10 @@ func (c proxyClient) boot(ctx context.Context, from net.IP, mods ...dhcpv4.Modif
 
 func (k *foreignKit) checkFirmware(ctx context.Context, c proxyClient) {
 	k.t.Helper()
-	for _, f := range []struct{ name, arch, file, option43 string }{
+	for i, f := range []struct{ name, arch, file, option43 string }{
 		{"BIOS", "\x00\x00", "undionly.kpxe", "\x06\x01\x08\xff"}, {"EFI", "\x00\x07", "snponly.efi", ""}, {"EFI by 9", "\x00\x09", "snponly.efi", ""},
 	} {
+		c.mac = net.HardwareAddr{0x52, 0x54, 0, 0, 0, byte(i + 1)} // one that asks again and again would be in a loop
 		lease, proxy := c.offers(ctx, firmware(f.arch)...)
 		if lease.YourIPAddr.IsUnspecified() || lease.ServerIdentifier().String() != story.ForeignServer {
 			k.t.Errorf("%s: the foreign server offers %s", f.name, lease.Summary())
@@ -250,10 +251,12 @@ func (k *foreignKit) checkFirmware(ctx context.Context, c proxyClient) {
 		if out, err := c.host.Run(ctx, "ip", "addr", "replace", lease.YourIPAddr.String()+"/24", "dev", "lan0"); err != nil {
 			k.t.Fatal(err, out)
 		}
-		ack := c.boot(ctx, lease.YourIPAddr, firmware(f.arch)...)
-		if ack.MessageType() != dhcpv4.MessageTypeAck || ack.BootFileName != f.file || !ack.ClientIPAddr.Equal(lease.YourIPAddr) || !ack.YourIPAddr.IsUnspecified() ||
-			ack.ClassIdentifier() != "PXEClient" || ack.Options.Has(dhcpv4.OptionVendorSpecificInformation) {
-			k.t.Errorf("%s: port 4011 answers %s", f.name, ack.Summary())
+		for _, port := range []int{68, 4011} { // PXE 2.1 says 68; OVMF asks from 4011
+			ack := c.boot(ctx, lease.YourIPAddr, port, firmware(f.arch)...)
+			if ack.MessageType() != dhcpv4.MessageTypeAck || ack.BootFileName != f.file || !ack.ClientIPAddr.Equal(lease.YourIPAddr) || !ack.YourIPAddr.IsUnspecified() ||
+				ack.ClassIdentifier() != "PXEClient" || ack.Options.Has(dhcpv4.OptionVendorSpecificInformation) {
+				k.t.Errorf("%s: port 4011 answers port %d %s", f.name, port, ack.Summary())
+			}
 		}
 		if out, err := c.host.Run(ctx, "curl", "--silent", "--show-error", "--max-time", "20", "--output", "/dev/null", "--write-out", "%{size_download}", "tftp://"+story.ForeignSeed+"/"+f.file); err != nil || len(out) < 5 {
 			k.t.Errorf("%s: TFTP: %v: %q bytes", f.name, err, out)

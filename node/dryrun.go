@@ -85,7 +85,7 @@ func DryRun(ctx context.Context, o Options) (err error) {
 type rehearsal struct {
 	o        Options
 	listen   func(dhcp.Config) (dhcp.Link, error)
-	boot     func(dhcp.Config) (dhcp.Link, error) // of a proxy's second port
+	boot     func(dhcp.Config) (dhcp.BootLink, error) // of a proxy's second port
 	answered atomic.Int64
 }
 
@@ -93,19 +93,23 @@ type rehearsal struct {
 func (r *rehearsal) server(port string, at stance, mark string) (*dhcp.Server, error) {
 	c := dhcp.Config{Interface: port, Mark: mark}
 	onSegment(&c, at.address.Addr(), swarm.Segment{Network: at.address.Masked(), Mode: at.mode}, maxLease)
-	silently := func(listen func(dhcp.Config) (dhcp.Link, error)) func(dhcp.Config) (dhcp.Link, error) {
-		return func(c dhcp.Config) (dhcp.Link, error) {
-			l, err := listen(c)
+	return dhcp.New(dhcp.Options{
+		Config: c, Ledger: noLedger{}, Duty: func() dhcp.DutyState { return dhcp.Full }, OnTrace: r.tell, Log: r.o.Logger,
+		Probe: func(context.Context, netip.Addr) (net.HardwareAddr, error) { return nil, nil },
+		Listen: func(c dhcp.Config) (dhcp.Link, error) {
+			l, err := r.listen(c)
 			if err != nil {
 				return nil, err
 			}
 			return mute{l}, nil
-		}
-	}
-	return dhcp.New(dhcp.Options{
-		Config: c, Ledger: noLedger{}, Duty: func() dhcp.DutyState { return dhcp.Full }, OnTrace: r.tell, Log: r.o.Logger,
-		Probe:  func(context.Context, netip.Addr) (net.HardwareAddr, error) { return nil, nil },
-		Listen: silently(r.listen), ListenBoot: silently(r.boot),
+		},
+		ListenBoot: func(c dhcp.Config) (dhcp.BootLink, error) {
+			l, err := r.boot(c)
+			if err != nil {
+				return nil, err
+			}
+			return muteBoot{l}, nil
+		},
 	})
 }
 
@@ -127,6 +131,11 @@ type mute struct{ dhcp.Link }
 
 // Send sends nothing.
 func (mute) Send([]byte, dhcp.Destination, net.HardwareAddr) error { return nil }
+
+type muteBoot struct{ dhcp.BootLink }
+
+// Send sends nothing.
+func (muteBoot) Send([]byte, dhcp.Destination, net.HardwareAddr) error { return nil }
 
 // noLedger is a ledger in which nothing was ever written, and nothing will be.
 type noLedger struct{}

@@ -40,7 +40,8 @@ func (p *picture) Status(context.Context) status.Status {
 	settings, _ := view.Settings()
 	s := status.Status{Swarm: settings.Swarm, Pin: settings.Pin, Version: p.version, Time: time.Now(), Problems: []status.Problem{}}
 	s.Settings = status.Settings{
-		Voters: settings.Voters, UplinkLimit: int64(settings.UplinkLimit), Unknown: string(settings.UnknownMachines()), ConsoleInstalls: settings.ConsoleInstalls,
+		Voters: settings.Voters, UplinkLimit: int64(settings.UplinkLimit), Boot: settings.Loader.String(),
+		Unknown: string(settings.UnknownMachines()), ConsoleInstalls: settings.ConsoleInstalls,
 	}
 	names := namesOf(view)
 	s.Asked = names[p.self()]
@@ -172,10 +173,17 @@ func segmentStatus(view swarm.View, s swarm.Segment, names map[swarm.NodeID]stri
 func machineStatus(view swarm.View, m swarm.Machine) status.Machine {
 	out := status.Machine{
 		MAC: string(m.MAC), Name: m.Name, State: string(m.State), Reason: m.Reason, Segment: m.Segment, Profile: m.Profile, Phase: m.Phase, Text: m.Text,
-		Percent: m.Percent, Node: string(m.Node), LastSeen: m.LastSeen, User: m.Remarks.User, Labels: m.Remarks.Labels, OwnDisk: m.Remarks.OwnDisk,
+		Percent: m.Percent, Boot: string(m.Loader), Node: string(m.Node), LastSeen: m.LastSeen, User: m.Remarks.User, Labels: m.Remarks.Labels, OwnDisk: m.Remarks.OwnDisk,
 	}
 	if l, ok := view.LeaseOf(m.Segment, m.MAC); ok {
 		out.Address = l.Addr.String()
+	}
+	if s, ok := view.Segment(m.Segment); ok && s.Foreign() { // its system may have another address than its agent had
+		if n, ok := view.Node(m.Node); ok {
+			if p, on := n.On(s.ID); on {
+				out.Address = p.Address.Addr().String()
+			}
+		}
 	}
 	return out
 }

@@ -89,7 +89,8 @@ var ops = map[string]operation{
 	"put-profile": {PutProfile{}, 1, byCaller}, "drop-profile": {DropProfile{}, 3, byOperator}, "put-artifact": {PutArtifact{}, 1, byCaller}, "note": {Note{}, 1, byMember},
 	"put-repo": {PutRepo{}, 1, byOperator}, "drop-repo": {DropRepo{}, 1, byOperator},
 	"put-working-set": {PutWorkingSet{}, 1, byMember}, "pin-artifact": {PinArtifact{}, 1, byOperator}, "withdraw-artifact": {WithdrawArtifact{}, 1, byOperator},
-	"set-store": {SetStore{}, 1, byOperator},
+	"set-store":  {SetStore{}, 1, byOperator},
+	"set-loader": {SetLoader{}, 3, byOperator}, "learn-loader": {LearnLoader{}, 3, byMember},
 }
 
 var opNames = func() map[reflect.Type]string {

@@ -33,6 +33,8 @@ type Settings struct {
 	CAGeneration uint64      `json:"ca_generation,omitempty"`
 	CAStage      CAStage     `json:"ca_stage,omitempty"` // of a replacement that is under way
 
+	Loader Loader `json:"loader,omitempty"` // of machines that have none of their own
+
 	StoreBudget int64 `json:"store_budget,omitempty"` // bytes that artifacts may take on each node; 0: what leaves enough of the disk free
 
 	Unknown         Unknown `json:"unknown,omitempty"`          // what machines do that nobody asked for; "": UnknownFree
@@ -53,6 +55,16 @@ const (
 	MachineReleasing  MachineState = "releasing"  // its next network boot wipes its disks, once; then it is free
 )
 
+// Loader is which boot programs a machine's firmware gets, where there is a choice.
+type Loader string
+
+// The choices. Signed programs are for firmware with Secure Boot, which starts no others; they work without it as well.
+const (
+	LoaderAuto   Loader = ""       // iPXE, and what is signed after that was sent in vain
+	LoaderIPXE   Loader = "ipxe"   // iPXE only
+	LoaderSigned Loader = "signed" // shim and GRUB as Debian signs them
+)
+
 // Machine is a computer that we see on a segment, installed or not.
 type Machine struct {
 	MAC       MAC          `json:"mac"` // of the port that it boots from
@@ -62,8 +74,9 @@ type Machine struct {
 	State     MachineState `json:"state"`
 	Reason    string       `json:"reason,omitempty"` // why it is held
 	Profile   string       `json:"profile,omitempty"`
-	Disk      string       `json:"disk,omitempty"` // disk selector
-	Wipe      bool         `json:"wipe,omitempty"` // foreign data on the disk may be destroyed
+	Disk      string       `json:"disk,omitempty"`   // disk selector
+	Wipe      bool         `json:"wipe,omitempty"`   // foreign data on the disk may be destroyed
+	Loader    Loader       `json:"loader,omitempty"` // chosen by an operator, or seen to be needed; LoaderAuto: the swarm's
 	Install   string       `json:"install,omitempty"`
 	Phase     string       `json:"phase,omitempty"`
 	Text      string       `json:"text,omitempty"`

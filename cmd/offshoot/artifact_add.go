@@ -72,7 +72,7 @@ An artifact that no profile needs lies on the node that was asked only, and goes
 			if err := f.check(args[0]); err != nil {
 				return err
 			}
-			show := &meter{progress: newProgress(), now: time.Now}
+			show := &meter{progress: newProgress(), now: time.Now, each: true}
 			all, err := f.add(ctx, &node.Acquirer{Client: n, Mirror: f.mirror, Keyring: f.keyring, Say: show.step}, args[0])
 			show.draw(time.Now(), "")
 			if errors.Is(err, node.ErrUnsigned) {

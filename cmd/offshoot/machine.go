@@ -73,7 +73,7 @@ Nodes remember the last packets of each machine since they started.`, func(ctx c
 		return n.Hold(ctx, mac, "held by an operator")
 	})
 	return group("machine", "Machines: seen, armed, installed, released", ls, one, because, s.armMachine(), s.assignMachine(), s.reserveMachine(), s.labelMachine(),
-		s.wakeMachine(), s.releaseMachine(), s.bootMachine(), named, hold)
+		s.wakeMachine(), s.releaseMachine(), newSetBoot(s), s.ownDiskMachine(), named, hold)
 }
 
 // armFlags are those of the commands that arm a machine.
@@ -133,17 +133,22 @@ refused.`,
 	return c
 }
 
+// noUser is how nobody is called.
+const noUser = "-"
+
 func (s *settings) reserveMachine() *cobra.Command {
-	var user string
+	user := noUser
 	c := s.onMachine("reserve MAC", "Keep a machine for a user",
 		`reserve keeps a machine for a user: it is neither armed by --auto-approve nor from its console, and
 assign for another user is refused. An empty --user lifts that; release does, too.`,
 		func(ctx context.Context, n *node.Client, mac swarm.MAC, _ []string) error {
+			if user == noUser {
+				return usage("for whom? --user NAME, or --user '' for nobody any more")
+			}
 			return n.Reserve(ctx, mac, user)
 		})
 	c.Example = "  offshoot machine reserve 52:54:00:12:34:56 --user alice\n  offshoot machine reserve 52:54:00:12:34:56 --user ''"
-	c.Flags().StringVar(&user, "user", "", "who it is kept for; empty: nobody any more")
-	_ = c.MarkFlagRequired("user") // it exists
+	c.Flags().StringVar(&user, "user", noUser, "who it is kept for; '' is nobody any more")
 	return c
 }
 
@@ -230,8 +235,8 @@ never touched. It holds once; offshoot machine hold MAC calls it off.`,
 	return c
 }
 
-func (s *settings) bootMachine() *cobra.Command {
-	return s.onMachine("set-boot MAC METHOD", "Choose how a machine is told to start its own disk: exit, sanboot or auto",
+func (s *settings) ownDiskMachine() *cobra.Command {
+	return s.onMachine("set-own-disk MAC METHOD", "Choose how a machine is told to start its own disk: exit, sanboot or auto",
 		`An installed machine that boots from the network is sent to its own disk. exit gives it back to its firmware,
 which goes on in its boot order; sanboot has iPXE start the first disk of a BIOS itself. auto is what its
 model wants, as far as offshoot knows it: sanboot for a BIOS, exit for UEFI.`,

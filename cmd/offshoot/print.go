@@ -87,12 +87,12 @@ func printStatus(w io.Writer, s status.Status) error {
 	}
 	var rows [][]string
 	for _, g := range s.Segments {
-		rows = append(rows, []string{g.ID, g.Network, dutyOf(g), fmt.Sprint(g.Term), since(g.Since, s.Time), strings.Join(g.Nodes, ","), fmt.Sprint(g.Leases)})
+		rows = append(rows, []string{g.ID, g.Network, modeOf(g), dutyOf(g), fmt.Sprint(g.Term), since(g.Since, s.Time), strings.Join(g.Nodes, ","), fmt.Sprint(g.Leases)})
 	}
 	if _, err := fmt.Fprintln(w); err != nil {
 		return err
 	}
-	if err := table(w, "SEGMENT NETWORK DUTY TERM FOR NODES LEASES", rows); err != nil {
+	if err := table(w, "SEGMENT NETWORK MODE DUTY TERM FOR NODES LEASES", rows); err != nil {
 		return err
 	}
 	if _, err := fmt.Fprintln(w); err != nil {
@@ -119,6 +119,14 @@ func limitLine(limit int64) string {
 		return "nodes of different segments exchange artifacts as fast as they can"
 	}
 	return fmt.Sprintf("each node exchanges artifacts with nodes of other segments at %s at most, each way", swarm.Rate(limit))
+}
+
+// modeOf says how a segment is served, and whether it was founded so.
+func modeOf(g status.Segment) string {
+	if g.Beside != "" {
+		return g.Mode + " for now"
+	}
+	return g.Mode
 }
 
 // dutyOf says who serves a segment, in one cell.
@@ -172,7 +180,11 @@ func printMachine(w io.Writer, m status.Machine) error {
 	if err := printMachines(w, status.Status{Machines: []status.Machine{m}}); err != nil {
 		return err
 	}
-	for _, line := range append(remarks(m), hardware(m.Inventory)...) {
+	lines := append(remarks(m), hardware(m.Inventory)...)
+	if m.Boot != "" {
+		lines = append(lines, "Boot programs that its firmware gets: "+m.Boot)
+	}
+	for _, line := range lines {
 		if _, err := fmt.Fprintln(w, plain(line)); err != nil {
 			return err
 		}

@@ -30,6 +30,8 @@ type changes struct {
 	set                   []string // KEY=VALUE
 	kernel, initrd, image string   // files
 	templates             []string // NAME=FILE
+
+	installer map[string]string // digests by name, of what the node has already
 }
 
 func (ch *changes) flags(c *cobra.Command) {
@@ -62,8 +64,10 @@ func newProfileAdd(s *settings) *cobra.Command {
 	)
 	c := &cobra.Command{
 		Use: "add NAME", Short: "Add a profile", Args: exactly("NAME"),
-		Long: "add writes a profile down, after everything that an installer would choke on was looked for. Install a machine with it:\noffshoot machine arm MAC --profile NAME\n\n" + profileHelp,
-		Example: "  offshoot profile add web --driver debian --release trixie --kernel linux --initrd initrd.gz --set packages=[nginx,curl] --set partitioning=btrfs\n" +
+		Long: "add writes a profile down, after everything that an installer would choke on was looked for. Install a machine with it:\noffshoot machine arm MAC --profile NAME\n\n" +
+			"For driver debian, without --kernel and --initrd, the installer comes out of Debian's signed archive (offshoot artifact add\ndebian-installer). " + profileHelp,
+		Example: "  offshoot profile add web --driver debian --release trixie --set packages=[nginx,curl] --set partitioning=btrfs\n" +
+			"  offshoot profile add web --driver debian --release trixie --kernel linux --initrd initrd.gz --param web.yaml\n" +
 			"  offshoot profile add golden --driver image --image debian13.raw.zst\n" +
 			"  offshoot profile add web -f web.yaml",
 		RunE: s.asking(func(ctx context.Context, n *node.Client, args []string) error {
@@ -75,6 +79,10 @@ func newProfileAdd(s *settings) *cobra.Command {
 				}
 			} else if ch.driver == "" {
 				return usage("profile add: --driver is missing: image, debian, …")
+			} else if ch.driver == "debian" && ch.kernel == "" && ch.initrd == "" {
+				if err := ch.acquire(ctx, n, args[0]); err != nil {
+					return err
+				}
 			}
 			if err := ch.put(ctx, n, args[0], text, true); err != nil {
 				return err
@@ -212,6 +220,37 @@ func (ch *changes) put(ctx context.Context, n *node.Client, name string, text []
 	return n.PutProfile(ctx, name, text, node.PutHow{Create: create})
 }
 
+// debianNumbers are the releases whose installer Debian's archive holds in a package.
+var debianNumbers = map[string]string{"bookworm": "12", "trixie": "13"}
+
+// acquire brings kernel and initrd of Debian's installer out of the signed archive, unless something else of the profile is wrong.
+func (ch *changes) acquire(ctx context.Context, n *node.Client, name string) error {
+	nothing := strings.Repeat("0", sha256.Size*2)
+	ch.installer = map[string]string{"kernel": nothing, "initrd": nothing}
+	text, err := ch.document(nil, map[string]string{})
+	if err == nil {
+		err = n.PutProfile(ctx, name, text, node.PutHow{Create: true, Check: true})
+	}
+	if err != nil {
+		return err
+	}
+	arch := ch.arch
+	if arch == "" {
+		arch = "amd64"
+	}
+	show := &meter{progress: newProgress(), now: time.Now}
+	kernel, initrd, err := (&node.Acquirer{Client: n, Say: show.step}).DebianInstaller(ctx, debianNumbers[ch.release], arch)
+	show.draw(time.Now(), "")
+	if err != nil {
+		return fmt.Errorf("bring Debian's installer: %w; or name its files: --kernel FILE --initrd FILE", err)
+	}
+	for _, a := range []status.Artifact{kernel, initrd} {
+		say("added     " + plain(a.Name) + "  " + plain(a.Verified))
+	}
+	ch.installer = map[string]string{"kernel": kernel.Digest, "initrd": initrd.Digest}
+	return nil
+}
+
 // send uploads what the node has not.
 func send(ctx context.Context, n *node.Client, files map[string]string) error {
 	all, err := n.Artifacts(ctx)
@@ -223,7 +262,7 @@ func send(ctx context.Context, n *node.Client, files map[string]string) error {
 		if slices.ContainsFunc(all, func(a status.Artifact) bool { return a.Digest == digest && a.Here }) {
 			continue
 		}
-		show, drawn := newProgress(), time.Time{}
+		show, drawn := newProgress(), time.Now()
 		a, err := n.Upload(ctx, path, node.Upload{Name: filepath.Base(path), SHA256: digest}, func(sent, size int64) {
 			now := time.Now()
 			if now.Sub(drawn) < progressStep {
@@ -274,6 +313,9 @@ func (ch *changes) document(text []byte, files map[string]string) ([]byte, error
 		}
 		setKey(in, f.key, &yaml.Node{Kind: yaml.ScalarNode, Value: digest, Tag: "!!str"})
 	}
+	for _, name := range slices.Sorted(maps.Keys(ch.installer)) {
+		setKey(subMap(top, "installer"), name, &yaml.Node{Kind: yaml.ScalarNode, Value: ch.installer[name], Tag: "!!str"})
+	}
 	if err := ch.parameters(top); err != nil {
 		return nil, err
 	}
@@ -288,7 +330,11 @@ func (ch *changes) document(text []byte, files map[string]string) ([]byte, error
 		}
 		setKey(subMap(top, "templates"), name, &yaml.Node{Kind: yaml.ScalarNode, Value: string(text), Tag: "!!str"})
 	}
-	return yaml.Marshal(&root)
+	var out bytes.Buffer
+	e := yaml.NewEncoder(&out)
+	e.SetIndent(2)
+	err := errors.Join(e.Encode(&root), e.Close())
+	return out.Bytes(), err
 }
 
 func (ch *changes) parameters(top *yaml.Node) error {

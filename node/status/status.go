@@ -38,6 +38,7 @@ type Settings struct {
 	// Unknown is what machines do that nobody asked for: free (wait in the agent), wait (in iPXE), off (tell what they are and switch off).
 	Unknown         string `json:"unknown"`
 	ConsoleInstalls bool   `json:"console_installs"` // free machines may be installed from their console
+	Boot            string `json:"boot"`             // the boot programs of machines that have no choice of their own: auto, ipxe, signed
 	UplinkLimit     int64  `json:"uplink_limit"`     // bytes per second that a node exchanges with nodes of other segments, each way; 0: no limit
 }
 
@@ -113,6 +114,7 @@ type Machine struct {
 	Phase     string            `json:"phase,omitempty"`
 	Text      string            `json:"text,omitempty"`
 	Percent   int               `json:"percent"`
+	Boot      string            `json:"boot,omitempty"` // its boot programs: ipxe, signed; empty: those of the swarm
 	Node      string            `json:"node,omitempty"` // id of the node that it became
 	LastSeen  time.Time         `json:"last_seen,omitzero"`
 	User      string            `json:"user,omitempty"` // who it is reserved for

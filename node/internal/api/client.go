@@ -92,6 +92,15 @@ func (c *Client) Hold(ctx context.Context, mac swarm.MAC, reason string) error {
 	return c.call(ctx, "POST", "/v1/machines/"+string(mac)+"/hold", HoldRequest{reason}, nil)
 }
 
+// SetLoader chooses the boot programs of a machine, or with an empty MAC of all machines that have no choice of their own.
+func (c *Client) SetLoader(ctx context.Context, mac swarm.MAC, l swarm.Loader) error {
+	path := "/v1/boot"
+	if mac != "" {
+		path = "/v1/machines/" + string(mac) + "/boot"
+	}
+	return c.call(ctx, "POST", path, LoaderRequest{l}, nil)
+}
+
 // Leases asks for the addresses of a segment that are spoken for; of all segments if it is empty.
 func (c *Client) Leases(ctx context.Context, segment string) ([]status.Lease, error) {
 	return get[[]status.Lease](ctx, c, "/v1/leases?segment="+url.QueryEscape(segment))
@@ -306,7 +315,7 @@ func (c *Client) call(ctx context.Context, method, path string, body, into any) 
 		}
 		in = bytes.NewReader(data)
 	}
-	resp, err := c.do(ctx, method, path, in)
+	resp, err := c.do(ctx, method, path, in) //nolint:bodyclose // read closes it
 	if err != nil {
 		return err
 	}
@@ -315,7 +324,7 @@ func (c *Client) call(ctx context.Context, method, path string, body, into any) 
 
 // answer sends a request and reads what it is answered with.
 func (c *Client) answer(req *http.Request, into any) error {
-	resp, err := c.send(req)
+	resp, err := c.send(req) //nolint:bodyclose // read closes it
 	if err != nil {
 		return err
 	}

@@ -41,6 +41,7 @@ func routes() map[string]route {
 		"POST /v1/machines/{mac}/reserve":    {role: operate, look: machines, do: onMachine(reserveMachine)},
 		"POST /v1/machines/{mac}/label":      {role: operate, look: machines, do: onMachine(labelMachine)},
 		"POST /v1/machines/{mac}/own-disk":   {role: operate, look: machines, do: onMachine(ownDisk)},
+		"POST /v1/machines/{mac}/boot":       {role: operate, look: machines, do: onMachine(setLoader)},
 		"POST /v1/tickets/{id}/revoke":       {role: operate, look: "offshoot ticket list", do: revokeTicket},
 		"POST /v1/leases/reserve":            {role: operate, look: "offshoot lease list", do: reserve},
 		"POST /v1/leases/unreserve":          {role: operate, look: "offshoot lease list", do: unreserve},
@@ -62,6 +63,7 @@ func routes() map[string]route {
 		"POST /v1/unknown":                 {role: admin, look: machines, do: unknown},
 		"POST /v1/console-installs":        {role: admin, look: machines, do: consoleInstalls},
 		"POST /v1/voters":                  {role: admin, look: members, do: voters},
+		"POST /v1/boot":                    {role: admin, look: "offshoot swarm status", do: func(q *request) (any, error) { return setLoader(q, "") }},
 		"POST /v1/store":                   {role: admin, look: artifacts, do: setStore},
 		"POST /v1/uplink-limit":            {role: admin, look: "offshoot swarm status", do: uplinkLimit},
 		"POST /v1/leave":                   {role: admin, look: members, do: func(q *request) (any, error) { return nil, q.desk.Leave(q.Context(), q.caller.Actor()) }},
@@ -227,6 +229,15 @@ type HoldRequest struct {
 
 func hold(q *request, mac swarm.MAC) (any, error) {
 	return decide(q, func(b HoldRequest) (swarm.Op, error) { return swarm.HoldMachine{MAC: mac, Reason: b.Reason}, nil })
+}
+
+// LoaderRequest is the body of POST /v1/machines/{mac}/boot and /v1/boot.
+type LoaderRequest struct {
+	Loader swarm.Loader `json:"loader"` // empty: auto
+}
+
+func setLoader(q *request, mac swarm.MAC) (any, error) {
+	return decide(q, func(b LoaderRequest) (swarm.Op, error) { return swarm.SetLoader{MAC: mac, Loader: b.Loader}, nil })
 }
 
 // leases answers with all, or with those of one segment (?segment=).

@@ -69,6 +69,9 @@ func signerName(e *openpgp.Entity) string {
 	text := e.PrimaryKey.KeyIdString()
 	if id := e.PrimaryIdentity(); id != nil && id.UserId != nil {
 		text += " " + cmp.Or(id.UserId.Name, id.UserId.Email, id.Name)
+		if id.UserId.Comment != "" { // Debian's say of which release a key is
+			text += " (" + id.UserId.Comment + ")"
+		}
 	}
 	var out strings.Builder
 	for _, r := range text {

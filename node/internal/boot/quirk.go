@@ -9,7 +9,7 @@ type quirk struct {
 	method          string // of OwnDisk
 }
 
-// quirks has only what was seen. Operators override it for one machine: offshoot machine set-boot.
+// quirks has only what was seen. Operators override it for one machine: offshoot machine set-own-disk.
 var quirks = []quirk{
 	// They hang when a boot program gives the machine back to the BIOS (redhat-cip/edeploy, issue 224).
 	{vendor: "HP", product: "ProLiant", generation: "Gen8", method: "sanboot"},

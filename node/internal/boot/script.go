@@ -158,16 +158,20 @@ func ownDisk(f Facts, d OwnDisk) string {
 	}
 }
 
-func wait(f Facts, w Wait) string {
-	every := w.Every
-	if every < time.Second {
-		every = DefaultWait
+// every is the pause between two questions.
+func (w Wait) every() time.Duration {
+	if w.Every < time.Second {
+		return DefaultWait
 	}
+	return w.Every
+}
+
+func wait(f Facts, w Wait) string {
 	reason := printable(w.Reason)
 	if reason == "" {
 		reason = "no reason given"
 	}
-	return fmt.Sprintf("echo offshoot: %s waits: %s\n", who(f), reason) + again(f, every)
+	return fmt.Sprintf("echo offshoot: %s waits: %s\n", who(f), reason) + again(f, w.every())
 }
 
 // again pauses and asks for the script anew. `chain --replace` ends this script first, so that hours of waiting do not

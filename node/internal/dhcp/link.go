@@ -1,6 +1,7 @@
 package dhcp
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -24,6 +25,13 @@ type Link interface {
 	Close() error
 }
 
+// BootLink is the link of port 4011. Its clients ask from port 68 or from 4011, as OVMF does, and hear the answer only there.
+type BootLink interface {
+	Link
+	// From is the port that the packet received last came from. Called by the goroutine that receives.
+	From() uint16
+}
+
 const (
 	serverPort = 67
 	clientPort = 68
@@ -39,6 +47,7 @@ type wire struct {
 	server netip.Addr
 	source []byte // control message that sends from server: an interface may have several addresses
 	heard  []byte // the control message of what is received
+	from   uint16 // the port that it came from
 }
 
 // receiveBuffer is what the socket may hold while we are busy: some thousand packets. By default it is a hundred.
@@ -48,9 +57,9 @@ const receiveBuffer = 8 << 20
 func Listen(cfg Config) (Link, error) { return listen(cfg, serverPort) }
 
 // ListenBoot opens port 4011, for a proxy.
-func ListenBoot(cfg Config) (Link, error) { return listen(cfg, bootPort) }
+func ListenBoot(cfg Config) (BootLink, error) { return listen(cfg, bootPort) }
 
-func listen(cfg Config, port int) (Link, error) {
+func listen(cfg Config, port int) (*wire, error) {
 	ifi, err := net.InterfaceByName(cfg.Interface)
 	if err != nil {
 		return nil, fmt.Errorf("interface %s: %w", cfg.Interface, err)
@@ -91,7 +100,7 @@ func prepare(fd int, iface string) error {
 
 func (w *wire) Receive(buf []byte) (int, bool, error) {
 	for {
-		n, oobn, _, _, err := w.udp.ReadMsgUDPAddrPort(buf, w.heard)
+		n, oobn, _, from, err := w.udp.ReadMsgUDPAddrPort(buf, w.heard)
 		if err != nil {
 			// Queued ICMP errors of earlier answers, and a link that is down for a moment, are no reason to end.
 			if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENETDOWN) || errors.Is(err, unix.EHOSTUNREACH) {
@@ -99,9 +108,12 @@ func (w *wire) Receive(buf []byte) (int, bool, error) {
 			}
 			return 0, false, err
 		}
+		w.from = from.Port()
 		return n, destination(w.heard[:oobn]) == w.server, nil
 	}
 }
+
+func (w *wire) From() uint16 { return w.from }
 
 // destination is where a packet was sent to, by its control messages; invalid if they do not say.
 func destination(oob []byte) netip.Addr {
@@ -131,7 +143,7 @@ func (w *wire) Send(b []byte, to Destination, client net.HardwareAddr) error {
 	case to.Relay.IsValid():
 		dst = netip.AddrPortFrom(to.Relay, serverPort)
 	case to.Addr.IsValid():
-		dst = netip.AddrPortFrom(to.Addr, clientPort)
+		dst = netip.AddrPortFrom(to.Addr, cmp.Or(to.Port, clientPort))
 	}
 	if _, _, err := w.udp.WriteMsgUDPAddrPort(b, w.source, dst); err != nil {
 		return fmt.Errorf("send to %s: %w", dst, err)

@@ -46,7 +46,7 @@ func (d decision) direct(t dhcpv4.MessageType) Plan {
 			nonce = d.v.NewNonce
 		}
 	}
-	file, loop, err := d.bootFile(nonce)
+	file, err := d.bootFile(nonce)
 	if err != nil {
 		return silence("%v", err)
 	}
@@ -71,9 +71,9 @@ func (d decision) direct(t dhcpv4.MessageType) Plan {
 	}
 	if d.v.BootServer {
 		r.ClientIPAddr = d.c.Current.AsSlice()
-		plan.To.Addr = d.c.Current
+		plan.To.Addr, plan.To.Port = d.c.Current, d.v.From
 	} else {
 		plan.To.Relay = d.c.Relay // else a broadcast: we do not know the address that it will have
 	}
-	return d.looping(plan, loop)
+	return d.inVain(plan, t)
 }

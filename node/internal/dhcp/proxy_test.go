@@ -32,7 +32,7 @@ func TestProxyAnswersToCapturedClients(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p, client := read(t, c.name)
-			plan := Decide(day, p, client, View{Duty: Full, BootServer: c.boot, NewNonce: nonce}, proxyConfig())
+			plan := Decide(day, p, client, View{Duty: Full, BootServer: c.boot, From: 4011, NewNonce: nonce}, proxyConfig())
 			if plan.Reply == nil {
 				t.Fatalf("silence: %s", plan.Reason)
 			}
@@ -152,7 +152,7 @@ func withProxy(t *testing.T, body func(b *bench, boot *fakeLink, boots *Boots)) 
 	withServer(t, func(b *bench) {
 		*second = fakeLink{in: make(chan received), out: b.link.out, closed: make(chan struct{})}
 		b.o.Config, b.o.Boots = proxyConfig(), boots
-		b.o.ListenBoot = func(Config) (Link, error) { return noted{second, closed}, nil }
+		b.o.ListenBoot = func(Config) (BootLink, error) { return noted{second, closed}, nil }
 	}, func(b *bench) {
 		body(b, second, boots)
 		if n := len(b.ledger.bindings); n > 0 {
@@ -169,6 +169,8 @@ type noted struct {
 	*fakeLink
 	closed *atomic.Bool
 }
+
+func (l noted) From() uint16 { return 4011 }
 
 func (l noted) Close() error {
 	l.closed.Store(true)
@@ -194,7 +196,7 @@ func TestProxyBeginsOneBootForAllThatIPXEAsks(t *testing.T) {
 		if whose, ok := boots.MAC(time.Now(), first); !ok || whose != swarm.MACOf(mac) {
 			t.Errorf("the nonce is that of %q", whose)
 		}
-		time.Sleep(4 * time.Second)
+		<-time.After(4 * time.Second)
 		if again := scriptNonce(t, b.say(b.packet(discover, ipxe()))); again != first {
 			t.Error("a repeated DISCOVER begins another boot")
 		}
@@ -213,7 +215,7 @@ func TestProxyBeginsOneBootForAllThatIPXEAsks(t *testing.T) {
 		if second == first {
 			t.Error("two boots have one nonce")
 		}
-		time.Sleep(bootTime)
+		<-time.After(bootTime)
 		if _, ok := boots.MAC(time.Now(), second); ok {
 			t.Error("a boot that nobody went on with is good for ever")
 		}
@@ -235,7 +237,7 @@ func TestBootLoopThroughPort4011GetsTheOtherProgram(t *testing.T) {
 		var got []string
 		for range 4 {
 			got = append(got, load())
-			time.Sleep(5 * time.Second)
+			<-time.After(5 * time.Second)
 		}
 		if want := []string{"snponly.efi", "snponly.efi", "snponly.efi", "ipxe.efi"}; !slices.Equal(got, want) {
 			t.Errorf("%v, want %v", got, want)
@@ -256,5 +258,16 @@ func TestFloodOfBootsIsBounded(t *testing.T) {
 	}
 	if b.sweep(day.Add(bootTime)); len(b.begun) > 0 || len(b.last) > 0 {
 		t.Errorf("%d and %d are left", len(b.begun), len(b.last))
+	}
+}
+
+// TestProxySendsNothingThatIsSigned: shim would look for GRUB at the other server. Who asks why is told.
+func TestProxySendsNothingThatIsSigned(t *testing.T) {
+	p, client := read(t, "binl-efi-request")
+	for _, l := range []swarm.Loader{swarm.LoaderAuto, swarm.LoaderSigned} {
+		plan := Decide(day, p, client, View{Duty: Full, BootServer: true, NewNonce: nonce, Loader: l, Fetches: 1}, proxyConfig())
+		if plan.Answer != "ACK file=snponly.efi" || plan.Event != EventRefused || !strings.Contains(plan.Reason, "not served beside another DHCP server") {
+			t.Errorf("%s: %q, %q, %q", l, plan.Answer, plan.Event, plan.Reason)
+		}
 	}
 }

@@ -38,7 +38,7 @@ type Options struct {
 	// Listen opens the link, ListenBoot that of a proxy's second port; nil: the functions of these names, the sockets of this
 	// machine.
 	Listen     func(Config) (Link, error)
-	ListenBoot func(Config) (Link, error)
+	ListenBoot func(Config) (BootLink, error)
 	// Boots are where a proxy notes whose nonce is whose; nil: nobody else wants to know.
 	Boots *Boots
 }
@@ -101,14 +101,15 @@ const commitTime = 5 * time.Second
 // Run serves until ctx ends, or the link says that no more packets will come; then it returns nil, with the link closed and no
 // packet in work. What is in work when ctx ends is given up, what is in work when the packets end is answered.
 func (s *Server) Run(ctx context.Context) (err error) {
-	links, err := s.open()
+	first, boot, err := s.open()
 	if err != nil {
 		return fmt.Errorf("dhcp: %w", err)
 	}
 	// Closing is what ends a blocked read.
-	closeLinks := sync.OnceFunc(func() {
-		for _, l := range links {
-			_ = l.Close() // nothing is lost with it
+	closeLinks := sync.OnceFunc(func() { // nothing is lost with it
+		_ = first.Close()
+		if boot != nil {
+			_ = boot.Close()
 		}
 	})
 	defer closeLinks()
@@ -132,43 +133,45 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	helpers.Go(func() { s.stock.run(ctx) })
 	helpers.Go(func() { s.tidy(ctx) })
 	helpers.Go(func() { s.right.watch(ctx, s.o.Duty) })
-	err = s.receiveAll(ctx, links, closeLinks)
+	err = s.receiveBoth(ctx, first, boot, closeLinks)
 	if err == nil || ctx.Err() != nil {
 		return nil
 	}
 	return fmt.Errorf("dhcp: receive on %s: %w", s.cfg.Interface, err)
 }
 
-// open opens the server's port, and of a proxy that of boot servers behind it.
-func (s *Server) open() ([]Link, error) {
+// open opens the server's port, and of a proxy that of boot servers.
+func (s *Server) open() (Link, BootLink, error) {
 	first, err := s.o.Listen(s.cfg)
 	if err != nil || !s.cfg.Proxy {
-		return []Link{first}, err
+		return first, nil, err
 	}
-	second, err := s.o.ListenBoot(s.cfg)
+	boot, err := s.o.ListenBoot(s.cfg)
 	if err != nil {
-		return nil, errors.Join(err, first.Close())
+		return nil, nil, errors.Join(err, first.Close())
 	}
-	return []Link{first, second}, nil
+	return first, boot, nil
 }
 
-// receiveAll handles the packets of all links until one of them ends, which ends the others.
-func (s *Server) receiveAll(ctx context.Context, links []Link, closeLinks func()) (err error) {
-	var all sync.WaitGroup
-	var first sync.Once
-	for i, l := range links {
-		all.Go(func() {
-			ended := s.receive(ctx, l, i > 0)
-			first.Do(func() { err = ended })
-			closeLinks()
-		})
+// receiveBoth handles the packets of both links, until one of them ends, which ends the other.
+func (s *Server) receiveBoth(ctx context.Context, first Link, boot BootLink, closeLinks func()) error {
+	if boot == nil {
+		return s.receive(ctx, first, nil)
 	}
-	all.Wait()
-	return err
+	ended := make(chan error, 2) // the first of the two counts
+	var second sync.WaitGroup
+	second.Go(func() {
+		defer closeLinks()
+		ended <- s.receive(ctx, boot, boot)
+	})
+	ended <- s.receive(ctx, first, nil)
+	closeLinks()
+	second.Wait()
+	return <-ended
 }
 
 // receive handles packets until the link has no more, and waits for those in work. Only the end of packets is no error.
-func (s *Server) receive(ctx context.Context, l Link, boot bool) error {
+func (s *Server) receive(ctx context.Context, l Link, boot BootLink) error {
 	ctx, giveUp := context.WithCancel(ctx)
 	defer giveUp()
 	var crew crew
@@ -184,7 +187,10 @@ func (s *Server) receive(ctx context.Context, l Link, boot bool) error {
 			crew.dismiss()
 			return err
 		}
-		j.raw, j.unicast, j.boot = j.buf[:n], unicast, boot
+		j.raw, j.unicast, j.boot = j.buf[:n], unicast, boot != nil
+		if boot != nil {
+			j.from = boot.From()
+		}
 		next, ok := crew.take(j, func(j *job) { s.handle(ctx, l, j) })
 		if !ok {
 			s.trace(Trace{Time: s.o.Now(), What: "packet", Reason: fmt.Sprintf("%d packets are in work already", maxInFlight)})
@@ -297,12 +303,15 @@ func (s *Server) view(ctx context.Context, now time.Time, c Client, duty DutySta
 	}
 	if s.cfg.Proxy {
 		return View{
-			Duty: duty, Unicast: j.unicast, BootServer: j.boot, Fetches: s.desk.fetchesOf(now, c.MAC), NewNonce: newNonce(), Begun: s.o.Boots.of(now, c.MAC),
+			Duty: duty, Unicast: j.unicast, BootServer: j.boot, From: j.from, Fetches: s.desk.fetchesOf(now, c.MAC), NewNonce: newNonce(), Begun: s.o.Boots.of(now, c.MAC),
 		}
 	}
 	v := View{Duty: duty, Unicast: j.unicast, Offer: s.desk.offer(now, c.MAC), NewNonce: newNonce()}
 	if s.cfg.Hostname != nil {
 		v.Hostname = s.cfg.Hostname(c.MAC)
+	}
+	if s.cfg.Loader != nil {
+		v.Loader = s.cfg.Loader(c.MAC)
 	}
 	if a, ok := s.o.Ledger.Reserved(c.MAC); ok && s.cfg.usable(a) {
 		v.Reserved = a

@@ -109,6 +109,9 @@ func (d Data) Host() string { return d.Nodes[0].String() }
 // HostPort is the same with the port of HTTP.
 func (d Data) HostPort() string { return netip.AddrPortFrom(d.Nodes[0], d.port).String() }
 
+// OwnPort is the machine itself, as soon as it is a node: its address never changes, and it mirrors what its segment needs.
+func (d Data) OwnPort() string { return netip.AddrPortFrom(d.Address.Addr(), d.port).String() }
+
 // RootFS is the file system of the root, where a layout has but one.
 func (d Data) RootFS() string {
 	if d.Params.Partitioning == LayoutBtrfs {
@@ -201,6 +204,9 @@ func Check(p swarm.Profile) error {
 		}
 	}
 	for name := range p.Templates {
+		if !isFile(name) {
+			return fmt.Errorf("templates: %q cannot be the name of a file in a URL", clip(name))
+		}
 		if files := FilesOf(p); !slices.Contains(files, name) {
 			return fmt.Errorf("templates: driver %s has no %q%s", p.Driver, clip(name), suggest(name, files))
 		}

@@ -264,7 +264,7 @@ func (f *Fetcher) packages(ctx context.Context, s suite, list string, says archi
 		if s.release.ByHash { // so that a mirror that is being updated still has the one that its InRelease names
 			at = s.dist(path.Dir(list) + "/by-hash/SHA256/" + w.digest)
 		}
-		p, err := f.download(ctx, at, w)
+		p, err := f.download(ctx, at, "list of packages of "+s.Suite, w)
 		if err == nil {
 			err = os.Rename(p, kept)
 		}
@@ -286,7 +286,7 @@ type member struct{ path, name string }
 // unpack brings a package and takes files out of it.
 func (f *Fetcher) unpack(ctx context.Context, p found, members []member) ([]File, error) {
 	u := p.suite.base.JoinPath(p.Path)
-	deb, err := f.download(ctx, u, want{p.Sum.String(), p.Size})
+	deb, err := f.download(ctx, u, path.Base(p.Path), want{p.Sum.String(), p.Size})
 	if err != nil {
 		return nil, err
 	}

@@ -94,10 +94,11 @@ func (f *Fetcher) ask(ctx context.Context, u *url.URL, from int64) (*http.Respon
 	return resp, nil
 }
 
-// insist tries again while that may help: something has come, or the failures in a row are few.
-func (f *Fetcher) insist(ctx context.Context, try func() (came int64, err error)) error {
+// insist tries again while that may help: it came further than ever, or the failures in a row are few.
+func (f *Fetcher) insist(ctx context.Context, try func() (reached int64, err error)) error {
+	best := int64(0)
 	for failures := 0; ; {
-		came, err := try()
+		reached, err := try()
 		var code statusError
 		switch {
 		case err == nil:
@@ -107,8 +108,8 @@ func (f *Fetcher) insist(ctx context.Context, try func() (came int64, err error)
 		case errors.As(err, &code) && code < 500 && code != http.StatusTooManyRequests, errors.Is(err, archive.ErrTooMuch), errors.Is(err, syscall.ENOSPC):
 			return err
 		}
-		if failures++; came > 0 {
-			failures = 1
+		if failures++; reached > best {
+			best, failures = reached, 1
 		}
 		if failures >= attempts {
 			return err
@@ -135,15 +136,15 @@ func (f *Fetcher) listed(ctx context.Context, u *url.URL, w want, name, by strin
 		return file, nil
 	}
 	var err error
-	if file.Path, err = f.download(ctx, u, w); err == nil {
+	if file.Path, err = f.download(ctx, u, path.Base(u.Path), w); err == nil {
 		f.done = append(f.done, file.Path)
 	}
 	return file, err
 }
 
-// download brings a file to the disk and checks it. What is known by its digest goes on where it was broken off, also the next time;
+// download brings a file, which is called what, to the disk and checks it. What is known by its digest goes on where it was broken off, also the next time;
 // of the rest nothing stays.
-func (f *Fetcher) download(ctx context.Context, u *url.URL, w want) (_ string, err error) {
+func (f *Fetcher) download(ctx context.Context, u *url.URL, what string, w want) (_ string, err error) {
 	if err := f.open(); err != nil {
 		return "", err
 	}
@@ -164,7 +165,6 @@ func (f *Fetcher) download(ctx context.Context, u *url.URL, w want) (_ string, e
 	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		return "", fmt.Errorf("%s: another offshoot is fetching it: %w", name, err)
 	}
-	what := path.Base(u.Path)
 	for began := size(file); ; began = 0 {
 		err := f.insist(ctx, func() (int64, error) { return f.more(ctx, u, file, what, w) })
 		if err == nil {
@@ -194,8 +194,8 @@ func size(file *os.File) int64 {
 	return info.Size()
 }
 
-// more appends what the server has of the file.
-func (f *Fetcher) more(ctx context.Context, u *url.URL, file *os.File, what string, w want) (came int64, err error) {
+// more appends what the server has of the file, and says how far that reached.
+func (f *Fetcher) more(ctx context.Context, u *url.URL, file *os.File, what string, w want) (reached int64, err error) {
 	have, err := file.Seek(0, io.SeekEnd)
 	if err != nil || have == w.size {
 		return 0, err
@@ -240,7 +240,7 @@ func (f *Fetcher) more(ctx context.Context, u *url.URL, file *os.File, what stri
 	idle := time.AfterFunc(idleTime, func() { cancel(errors.New("it has stalled")) })
 	defer idle.Stop()
 	body := &archive.BoundedReader{R: resp.Body, Left: most - have + 1}
-	came, err = io.Copy(&watched{file, func(n int64) {
+	_, err = io.Copy(&watched{file, func(n int64) {
 		idle.Reset(idleTime)
 		if have += n; f.Say != nil {
 			f.Say(what, have, total)
@@ -248,13 +248,13 @@ func (f *Fetcher) more(ctx context.Context, u *url.URL, file *os.File, what stri
 	}}, body)
 	switch {
 	case err != nil:
-		return came, errors.Join(err, context.Cause(ctx))
+		return have, errors.Join(err, context.Cause(ctx))
 	case total >= 0 && have < total:
-		return came, io.ErrUnexpectedEOF
+		return have, io.ErrUnexpectedEOF
 	case have > most:
 		return 0, errors.Join(archive.ErrTooMuch, file.Truncate(0))
 	}
-	return came, nil
+	return have, nil
 }
 
 func seek(file *os.File, at int64) error {

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"time"
 
@@ -131,7 +130,7 @@ func given(ack *dhcpv4.DHCPv4) (netip.Prefix, error) {
 	if len(mask) == 0 {
 		mask = ack.YourIPAddr.DefaultMask()
 	}
-	bits, size := net.IPMask(mask).Size()
+	bits, size := mask.Size()
 	addr, ok := netip.AddrFromSlice(ack.YourIPAddr.To4())
 	if !ok || addr.IsUnspecified() || size != 32 || bits == 0 {
 		return netip.Prefix{}, fmt.Errorf("the server gave %s with mask %s", ack.YourIPAddr, mask)

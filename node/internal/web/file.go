@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -109,7 +108,7 @@ func (s *Server) file(w http.ResponseWriter, r *http.Request) {
 	s.o.Trace(v.machine.MAC, what(r), fmt.Sprintf("%d bytes, of profile %s", len(text), v.machine.Profile), "")
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
-	_, _ = io.WriteString(w, string(text)) // the machine has gone: nothing to be done
+	_, _ = w.Write(text) // the machine has gone: nothing to be done
 }
 
 // begin writes down that the installation is under way, before the installer knows what to do: from then on what it reports counts.

@@ -46,6 +46,9 @@ func (s *Server) leaseOf(r *http.Request, now time.Time) (swarm.Lease, error) {
 	if behind := s.o.NeighbourMAC(addr); behind != mac {
 		return swarm.Lease{Segment: segment, MAC: mac, Addr: addr}, refuse(http.StatusConflict, "the boot nonce belongs to %s, but %s is used by %q", mac, addr, behind)
 	}
+	if own, ok := s.o.View().LeaseOf(segment, mac); ok && own.Expires.IsZero() { // a node's, from a time when we gave addresses: it keeps that
+		return swarm.Lease{Segment: segment, MAC: mac, Addr: addr, Nonce: nonce, Class: swarm.LeaseForeign}, nil
+	}
 	result, err := s.o.Propose(r.Context(), swarm.LearnAddress{Segment: segment, MAC: mac, Addr: addr, Nonce: nonce, Until: now.Add(learnedLife)})
 	if err == nil {
 		err = result.Decode(&lease)

@@ -28,8 +28,8 @@ offshoot_post() {
 	fi || true
 }
 
-# offshoot_text WORDS: what may stand between quotes in JSON.
-offshoot_text() { printf %s "$*" | tr '\n\t"\\' "  ''" | tr -cd '[:print:]' | cut -c 1-500; }
+# offshoot_text WORDS: what may stand between quotes in JSON. (The tr of an installer may know no classes.)
+offshoot_text() { printf %s "$*" | tr '\n\t"\\' "  ''" | tr -cd ' -~' | cut -c 1-500; }
 
 # offshoot_report PHASE TEXT: installer, disk, packages or configure.
 offshoot_report() {

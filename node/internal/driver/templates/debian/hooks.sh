@@ -9,16 +9,6 @@ hook() {
 	chmod 755 "/usr/lib/$1"
 }
 
-# watch tells of the step that the installer stops at.
-watch() {
-	while sleep 10; do
-		why=$(grep -o "Configuring '.*' failed with error code .*" /var/log/syslog | tail -n 1)
-		[ -z "$why" ] && continue
-		offshoot_post "{\"phase\":\"failed\",\"failed\":true,\"final\":true,\"text\":\"the installer stopped: $(offshoot_text "$why"); its console, and /var/log/syslog there, say more\"}"
-		return
-	done
-}
-
 # recipe is how the disk is cut. Sizes are megabytes: least, wanted, most.
 recipe() {
 	echo 'offshoot ::'
@@ -45,7 +35,8 @@ start)
 	offshoot_report installer "Debian's installer runs"
 	hook base-installer.d/00offshoot packages
 	hook finish-install.d/93offshoot finish
-	watch >/dev/null 2>&1 &
+	# Another process, not a function in the background: that would keep the installer's pipe, and the installer would wait for it.
+	sh /tmp/hooks.sh watch >/dev/null 2>&1 </dev/null &
 {{- if .Params.Pre}}
 	printf '%s\n' {{shell .Params.Pre}} >/tmp/pre.sh
 	sh /tmp/pre.sh || offshoot_stop "the snippet pre ended with code $?"
@@ -63,6 +54,8 @@ packages)
 	;;
 late)
 	offshoot_report configure "accounts, and what the profile asks for"
+	# From now on its packages come through itself: the node that serves it now may leave.
+	sed -i 's|http://{{.HostPort}}/|http://{{.OwnPort}}/|' /target/etc/apt/sources.list
 	offshoot_users /target || offshoot_stop "accounts cannot be made"
 {{- if .Params.Post}}
 	printf '%s\n' {{shell .Params.Post}} >/target/tmp/post.sh
@@ -72,6 +65,14 @@ late)
 	;;
 finish)
 	offshoot_adopt /target
+	;;
+watch) # tells of the step that the installer stops at
+	while sleep 10; do
+		why=$(grep -o "Configuring '.*' failed with error code .*" /var/log/syslog | tail -n 1)
+		[ -z "$why" ] && continue
+		offshoot_post "{\"phase\":\"failed\",\"failed\":true,\"final\":true,\"text\":\"the installer stopped: $(offshoot_text "$why"); its console, and /var/log/syslog there, say more\"}"
+		break
+	done
 	;;
 esac
 exit 0
