@@ -77,6 +77,7 @@ var ops = map[string]operation{
 	"report-free": {ReportFree{}, 3, byMember}, "begin-boot": {BeginBoot{}, 3, byMember}, "request-install": {RequestInstall{}, 3, byMember},
 	"release-machine": {ReleaseMachine{}, 3, byOperator}, "reserve-machine": {ReserveMachine{}, 3, byOperator}, "label-machine": {LabelMachine{}, 3, byOperator},
 	"set-own-disk": {SetOwnDisk{}, 3, byOperator}, "set-unknown": {SetUnknown{}, 3, byOperator}, "set-console-installs": {SetConsoleInstalls{}, 3, byOperator},
+	"hear-machine": {HearMachine{}, lifeSince, byMember}, "note-stall": {NoteStall{}, lifeSince, byLeader},
 	"begin-install": {BeginInstall{}, 3, byMember},
 	"mint-ticket":   {MintTicket{}, 1, byMember}, "fetch-ticket": {FetchTicket{}, 1, byMember},
 	"redeem-ticket": {RedeemTicket{}, 1, byLeader}, "revoke-ticket": {RevokeTicket{}, 1, byOperator},
@@ -89,7 +90,7 @@ var ops = map[string]operation{
 	"put-profile": {PutProfile{}, 1, byCaller}, "drop-profile": {DropProfile{}, 3, byOperator}, "put-artifact": {PutArtifact{}, 1, byCaller}, "note": {Note{}, 1, byMember},
 	"put-repo": {PutRepo{}, 1, byOperator}, "drop-repo": {DropRepo{}, 1, byOperator},
 	"put-working-set": {PutWorkingSet{}, 1, byMember}, "pin-artifact": {PinArtifact{}, 1, byOperator}, "withdraw-artifact": {WithdrawArtifact{}, 1, byOperator},
-	"set-store":  {SetStore{}, 1, byOperator},
+	"set-store": {SetStore{}, 1, byOperator}, "set-stall-after": {SetStallAfter{}, lifeSince, byOperator},
 	"set-loader": {SetLoader{}, 3, byOperator}, "learn-loader": {LearnLoader{}, 3, byMember},
 }
 

@@ -181,7 +181,7 @@ func (o ReleaseMachine) apply(c *change) (any, error) {
 	c.revokeTickets(m.MAC, "the machine is released")
 	m.State, m.Install, m.Wipe = MachineReleasing, c.armingOf(m.MAC), o.Wipe
 	m.Run = Run{Disk: o.Disk, Discard: o.Discard}
-	m.Reason, m.Phase, m.Text, m.Percent = "", "", "", 0
+	m.Reason, m.Phase, m.Text, m.Percent, m.Life = "", "", "", 0, Life{}
 	c.event(m.MAC, "releasing", "%s is released: its next network boot wipes %s (by an operator)", m.Name, firstOf(o.Disk, "its disks"))
 	c.put("machine", &m)
 	return m, nil
@@ -198,7 +198,7 @@ func (c *change) free(m Machine, text string) {
 			c.put("lease", &l)
 		}
 	}
-	m.State, m.Node, m.Run, m.Wipe, m.Disk = MachineFree, "", Run{}, false, ""
+	m.State, m.Node, m.Run, m.Life, m.Wipe, m.Disk = MachineFree, "", Run{}, Life{}, false, ""
 	m.Remarks.User = ""
 	c.put("machine", &m)
 	c.event(m.MAC, "free", "%s is free again: %s", m.Name, text)

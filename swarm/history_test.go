@@ -103,6 +103,15 @@ func (a *author) op(v View) Op {
 		func() Op { return PutArtifact{Artifact{Digest: digestOf("a")}} },
 		func() Op { return PinArtifact{Digest: digestOf("a"), Pinned: a.IntN(2) == 0} },
 		func() Op { return WithdrawArtifact{Digest: digestOf("a")} },
+		func() Op {
+			m, _ := v.Machine(a.mac())
+			return HearMachine{MAC: m.MAC, Install: m.Install, Line: "l", Stage: a.pick("", "s"), Step: a.IntN(3)}
+		},
+		func() Op {
+			m, _ := v.Machine(a.mac())
+			return NoteStall{MAC: m.MAC, Install: m.Install, Heard: m.Life.Heard, Silent: 60}
+		},
+		func() Op { return SetStallAfter{Seconds: a.IntN(3) * 60} },
 		func() Op { return SetStore{Bytes: int64(a.IntN(3)) * MinStore} },
 		func() Op { return SetLoader{Loader: Loader(a.pick("", "ipxe", "signed", "x"))} },
 		func() Op { return SetLoader{MAC: a.mac(), Loader: Loader(a.pick("", "ipxe", "signed"))} },

@@ -99,8 +99,12 @@ func nameTaken(v View, name string) bool {
 
 func (c *change) arm(m *Machine, profile, why string) {
 	m.State, m.Install, m.Profile = MachineArmed, c.armingOf(m.MAC), profile
-	m.Reason, m.Phase, m.Text, m.Percent = "", "", "", 0
-	m.Run = Run{}
+	m.Reason, m.Phase, m.Text, m.Percent, m.Life, m.Run = "", "", "", 0, Life{}, Run{}
+	if p, ok := c.view().Profile(profile); ok && p.Diskless() {
+		m.State, m.Install = MachineNetboot, ""
+		c.event(m.MAC, "netboot", "%s boots profile %s from the network from now on, and nothing is written to it (%s)", m.Name, profile, why)
+		return
+	}
 	c.event(m.MAC, "armed", "%s is armed: its next network boot installs profile %s (%s)", m.Name, profile, why)
 }
 
@@ -250,7 +254,7 @@ func (o HoldMachine) apply(c *change) (any, error) {
 
 func (c *change) hold(m Machine, reason string) {
 	c.revokeTickets(m.MAC, reason)
-	m.State, m.Reason = MachineHeld, clip(reason, maxText)
+	m.State, m.Reason, m.Life = MachineHeld, clip(reason, maxText), Life{}
 	c.put("machine", &m)
 	c.alarm(m.MAC, "held", "%s is held: %s", m.Name, reason)
 }
@@ -286,6 +290,7 @@ func (o BeginInstall) apply(c *change) (any, error) {
 		return nil, refuse(ErrNotArmed, "%s is %s", m.Name, m.State)
 	}
 	m.State, m.LastSeen = MachineInstalling, c.Time
+	c.gotOn(&m, "runs the installer")
 	c.put("machine", &m)
 	c.event(m.MAC, "install", "%s runs the installer of profile %s", m.Name, m.Profile)
 	return nil, nil
@@ -322,6 +327,10 @@ func (o ReportInstall) apply(c *change) (any, error) {
 		}
 		c.record(o.Phase == PhaseFailed, m.MAC, kind, "%s: %s", o.Phase, o.Text)
 	}
+	// The same once more is no progress: an agent that hangs says for ever how far it is.
+	if o.Phase != m.Phase || o.Percent != m.Percent || o.Text != "" && clip(o.Text, maxText) != m.Text {
+		c.gotOn(&m, o.said())
+	}
 	m.Phase, m.Text, m.Percent, m.LastSeen = clip(o.Phase, maxWord), clip(o.Text, maxText), o.Percent, c.Time
 	if o.Inventory != nil {
 		m.Inventory, m.UUID = o.Inventory, firstOf(o.UUID, m.UUID)
@@ -330,7 +339,7 @@ func (o ReportInstall) apply(c *change) (any, error) {
 	case o.Phase == PhaseInstalled && m.State == MachineReleasing, o.Phase == PhaseReleased && m.State != MachineReleasing:
 		return nil, refuse(ErrConflict, "%s is %s", m.Name, m.State)
 	case o.Phase == PhaseInstalled:
-		m.State, m.Run = MachineInstalled, Run{}
+		m.State, m.Life, m.Run = MachineInstalled, Life{}, Run{}
 	case o.Phase == PhaseReleased:
 		m.Phase, m.Text, m.Percent = "", "", 0
 		c.free(m, o.Text)
@@ -342,4 +351,12 @@ func (o ReportInstall) apply(c *change) (any, error) {
 	}
 	c.put("machine", &m)
 	return nil, nil
+}
+
+// said is the report in one line.
+func (o ReportInstall) said() string {
+	if o.Text == "" {
+		return fmt.Sprintf("%s %d %%", clip(o.Phase, maxWord), o.Percent)
+	}
+	return o.Text
 }

@@ -35,6 +35,7 @@ type Settings struct {
 
 	Loader Loader `json:"loader,omitempty"` // of machines that have none of their own
 
+	StallAfter  int   `json:"stall_after,omitempty"`  // seconds that an installation may stand still; 0: what its phase says
 	StoreBudget int64 `json:"store_budget,omitempty"` // bytes that artifacts may take on each node; 0: what leaves enough of the disk free
 
 	Unknown         Unknown `json:"unknown,omitempty"`          // what machines do that nobody asked for; "": UnknownFree
@@ -51,6 +52,7 @@ const (
 	MachineArmed      MachineState = "armed"      // its next network boot installs it, once
 	MachineInstalling MachineState = "installing" // it fetched its install config
 	MachineInstalled  MachineState = "installed"  // boots its own disk
+	MachineNetboot    MachineState = "netboot"    // boots its diskless profile every time; nothing is ever written to it
 	MachineHeld       MachineState = "held"       // something went wrong: waits for an operator
 	MachineReleasing  MachineState = "releasing"  // its next network boot wipes its disks, once; then it is free
 )
@@ -81,6 +83,7 @@ type Machine struct {
 	Phase     string       `json:"phase,omitempty"`
 	Text      string       `json:"text,omitempty"`
 	Percent   int          `json:"percent,omitempty"`
+	Life      Life         `json:"life,omitzero"`
 	Node      NodeID       `json:"node,omitempty"` // the node that it became
 	Inventory []byte       `json:"inventory,omitempty"`
 	Run       Run          `json:"run,omitzero"`

@@ -72,7 +72,7 @@ Nodes remember the last packets of each machine since they started.`, func(ctx c
 	hold := s.onMachine("hold MAC", "Stop everything that is being done to a machine", "", func(ctx context.Context, n *node.Client, mac swarm.MAC, _ []string) error {
 		return n.Hold(ctx, mac, "held by an operator")
 	})
-	return group("machine", "Machines: seen, armed, installed, released", ls, one, because, s.armMachine(), s.assignMachine(), s.reserveMachine(), s.labelMachine(),
+	return group("machine", "Machines: seen, armed, installed, released", ls, one, because, newMachineLog(s), s.armMachine(), s.assignMachine(), s.reserveMachine(), s.labelMachine(),
 		s.wakeMachine(), s.releaseMachine(), newSetBoot(s), s.ownDiskMachine(), named, hold)
 }
 

@@ -65,6 +65,11 @@ func printStatus(w io.Writer, s status.Status) error {
 			return err
 		}
 	}
+	if s.Settings.StallAfter != 0 {
+		if _, err := fmt.Fprintln(w, stallLine(s.Settings.StallAfter)); err != nil {
+			return err
+		}
+	}
 	if err := printUnverified(w, s.Artifacts); err != nil {
 		return err
 	}
@@ -166,7 +171,10 @@ func printMachines(w io.Writer, s status.Status) error {
 		case m.State == string(swarm.MachineInstalling) && m.Phase == "image":
 			doing = fmt.Sprintf("image %d %%", m.Percent)
 		case m.State == string(swarm.MachineInstalling), m.State == string(swarm.MachineReleasing):
-			doing = m.Phase
+			doing = cmp.Or(m.Phase, m.Text)
+		}
+		if m.Stalled {
+			doing = strings.TrimSpace("STALLED " + doing)
 		}
 		if m.User != "" {
 			doing = strings.TrimSpace(doing + " for " + m.User)

@@ -39,6 +39,7 @@ type Settings struct {
 	Unknown         string `json:"unknown"`
 	ConsoleInstalls bool   `json:"console_installs"` // free machines may be installed from their console
 	Boot            string `json:"boot"`             // the boot programs of machines that have no choice of their own: auto, ipxe, signed
+	StallAfter      int    `json:"stall_after"`      // seconds that an installation may stand still; 0: what its phase says
 	UplinkLimit     int64  `json:"uplink_limit"`     // bytes per second that a node exchanges with nodes of other segments, each way; 0: no limit
 }
 
@@ -106,7 +107,7 @@ type Segment struct {
 type Machine struct {
 	MAC       string            `json:"mac"`
 	Name      string            `json:"name"`
-	State     string            `json:"state"` // known, free, armed, installing, installed, held, releasing
+	State     string            `json:"state"` // known, free, armed, installing, installed, held, releasing, netboot
 	Reason    string            `json:"reason,omitempty"`
 	Segment   string            `json:"segment,omitempty"`
 	Address   string            `json:"address,omitempty"`
@@ -117,6 +118,9 @@ type Machine struct {
 	Boot      string            `json:"boot,omitempty"` // its boot programs: ipxe, signed; empty: those of the swarm
 	Node      string            `json:"node,omitempty"` // id of the node that it became
 	LastSeen  time.Time         `json:"last_seen,omitzero"`
+	Heard     time.Time         `json:"heard,omitzero"` // while it installs itself: when it last got on, or said a line of its log
+	Said      string            `json:"said,omitempty"` // what it said then
+	Stalled   bool              `json:"stalled"`        // it has not got on for longer than its phase may
 	User      string            `json:"user,omitempty"` // who it is reserved for
 	Labels    map[string]string `json:"labels,omitempty"`
 	OwnDisk   string            `json:"own_disk,omitempty"`  // how it is told to start its own disk, if an operator said so

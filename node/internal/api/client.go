@@ -82,6 +82,11 @@ func (c *Client) Why(ctx context.Context, mac swarm.MAC) ([]status.Trace, error)
 	return get[[]status.Trace](ctx, c, "/v1/machines/"+string(mac)+"/why")
 }
 
+// Log asks what every node heard of a machine by syslog.
+func (c *Client) Log(ctx context.Context, mac swarm.MAC) ([]status.LogLine, error) {
+	return get[[]status.LogLine](ctx, c, "/v1/machines/"+string(mac)+"/log")
+}
+
 // Name gives a machine its name.
 func (c *Client) Name(ctx context.Context, mac swarm.MAC, name string) error {
 	return c.call(ctx, "POST", "/v1/machines/"+string(mac)+"/name", NameRequest{name}, nil)
@@ -231,6 +236,11 @@ func (c *Client) SetUplinkLimit(ctx context.Context, limit int64) error {
 	return c.call(ctx, "POST", "/v1/uplink-limit", UplinkLimitRequest{&limit}, nil)
 }
 
+// SetStallAfter changes how many seconds an installation may stand still; 0 is what each phase says.
+func (c *Client) SetStallAfter(ctx context.Context, seconds int) error {
+	return c.call(ctx, "POST", "/v1/stall-after", StallAfterRequest{&seconds}, nil)
+}
+
 // Evict puts a node out for good. A refusal for its risks matches status.ErrUnsafe; force in the request accepts them. The pin is
 // that of the new CA, if one was asked for.
 func (c *Client) Evict(ctx context.Context, id string, r EvictRequest) (pin string, err error) {
@@ -315,25 +325,26 @@ func (c *Client) call(ctx context.Context, method, path string, body, into any) 
 		}
 		in = bytes.NewReader(data)
 	}
-	resp, err := c.do(ctx, method, path, in) //nolint:bodyclose // read closes it
+	resp, err := c.do(ctx, method, path, in)
 	if err != nil {
 		return err
 	}
-	return read(resp, into)
+	defer func() { _ = resp.Body.Close() }()
+	return read(resp.Body, into)
 }
 
 // answer sends a request and reads what it is answered with.
 func (c *Client) answer(req *http.Request, into any) error {
-	resp, err := c.send(req) //nolint:bodyclose // read closes it
+	resp, err := c.send(req)
 	if err != nil {
 		return err
 	}
-	return read(resp, into)
+	defer func() { _ = resp.Body.Close() }()
+	return read(resp.Body, into)
 }
 
-func read(resp *http.Response, into any) error {
-	defer func() { _ = resp.Body.Close() }()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+func read(body io.Reader, into any) error {
+	data, err := io.ReadAll(io.LimitReader(body, maxAnswer+1))
 	switch {
 	case err != nil:
 		return fmt.Errorf("read the node's answer: %w", err)

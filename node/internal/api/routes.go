@@ -22,6 +22,7 @@ func routes() map[string]route {
 		"GET /v1/status":               {role: view, do: func(q *request) (any, error) { return q.desk.Status(q.Context()), nil }},
 		"GET /v1/machines/{mac}":       {role: view, do: onMachine(machine)},
 		"GET /v1/machines/{mac}/why":   {role: view, do: onMachine(why)},
+		"GET /v1/machines/{mac}/log":   {role: view, do: onMachine(log)},
 		"GET /v1/leases":               {role: view, do: leases},
 		"GET /v1/tickets":              {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Tickets()), nil }},
 		"GET /v1/operators":            {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Operators()), nil }},
@@ -65,6 +66,7 @@ func routes() map[string]route {
 		"POST /v1/voters":                  {role: admin, look: members, do: voters},
 		"POST /v1/boot":                    {role: admin, look: "offshoot swarm status", do: func(q *request) (any, error) { return setLoader(q, "") }},
 		"POST /v1/store":                   {role: admin, look: artifacts, do: setStore},
+		"POST /v1/stall-after":             {role: admin, look: "offshoot swarm status", do: stallAfter},
 		"POST /v1/uplink-limit":            {role: admin, look: "offshoot swarm status", do: uplinkLimit},
 		"POST /v1/leave":                   {role: admin, look: members, do: func(q *request) (any, error) { return nil, q.desk.Leave(q.Context(), q.caller.Actor()) }},
 		"POST /v1/nodes/{node}/evict":      {role: admin, look: members, do: evict},
@@ -154,6 +156,10 @@ func machine(q *request, mac swarm.MAC) (any, error) {
 
 func why(q *request, mac swarm.MAC) (any, error) {
 	return orEmpty(q.desk.Why(q.Context(), mac)), nil
+}
+
+func log(q *request, mac swarm.MAC) (any, error) {
+	return orEmpty(q.desk.Log(q.Context(), mac)), nil
 }
 
 // RepoRequest is the body of PUT /v1/repos/{name}.
@@ -351,6 +357,20 @@ func uplinkLimit(q *request) (any, error) {
 			return nil, fmt.Errorf("%w: limit is missing; 0 is none", errBad)
 		}
 		return swarm.SetUplinkLimit{Limit: swarm.Rate(*b.Limit)}, nil
+	})
+}
+
+// StallAfterRequest is the body of POST /v1/stall-after.
+type StallAfterRequest struct {
+	Seconds *int `json:"seconds"` // 0: what each phase says
+}
+
+func stallAfter(q *request) (any, error) {
+	return decide(q, func(b StallAfterRequest) (swarm.Op, error) {
+		if b.Seconds == nil { // left out is a slip, not the wish for the default
+			return nil, fmt.Errorf("%w: seconds are missing; 0 is the default", errBad)
+		}
+		return swarm.SetStallAfter{Seconds: *b.Seconds}, nil
 	})
 }
 

@@ -60,6 +60,16 @@ imgfree
 sleep 10
 chain --replace --autofree ` + self + ` || goto again
 `},
+		"disk on the network": {with(SanBoot{URL: "iscsi:192.168.42.5::3260:1:iqn.2026-11.lab:m1", Initiator: "iqn.2010-04.org.ipxe:m1"}, BIOS), `#!ipxe
+echo offshoot: m1 (52:54:00:12:34:56) starts a disk on the network
+set initiator-iqn iqn.2010-04.org.ipxe:m1
+sanboot iscsi:192.168.42.5::3260:1:iqn.2026-11.lab:m1 || goto failed
+:failed
+echo offshoot: the disk on the network could not be started, trying again
+:again
+sleep 10
+chain --replace --autofree ` + self + ` || goto again
+`},
 		"own disk by BIOS": {with(OwnDisk{}, BIOS), `#!ipxe
 echo offshoot: m1 (52:54:00:12:34:56) starts its own disk
 sanboot --no-describe --drive 0x80 ||
@@ -111,7 +121,7 @@ func TestNoValueEscapesIntoTheScript(t *testing.T) {
 			f := agentFacts
 			a := f.Decision.(Agent)
 			change(&f, &a)
-			for _, d := range []Decision{a, Installer{"debian", a.Kernel, a.Initrd, a.Args}, Installer{e, a.Kernel, a.Initrd, nil}} {
+			for _, d := range []Decision{a, Installer{"debian", a.Kernel, a.Initrd, a.Args}, Installer{e, a.Kernel, a.Initrd, nil}, SanBoot{"iscsi:" + e + "$", "iqn.x"}} {
 				f.Decision = d
 				if f.Validate() == nil {
 					t.Errorf("%s %q passes validation", name, e)

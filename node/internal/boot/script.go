@@ -17,7 +17,7 @@ type Facts struct {
 	Decision Decision // nil waits
 }
 
-// Decision is one of Agent, Installer, OwnDisk, Wait.
+// Decision is one of Agent, Installer, SanBoot, OwnDisk, Wait.
 type Decision interface{ decision() }
 
 // Agent starts the network-boot environment.
@@ -35,6 +35,12 @@ type Installer struct {
 	Args   []string
 }
 
+// SanBoot starts a disk on the network.
+type SanBoot struct {
+	URL       string // iscsi:…, RFC 4173
+	Initiator string // the machine's iSCSI name
+}
+
 // OwnDisk leaves the machine to the system on its own disk, in the way that its firmware understands.
 type OwnDisk struct {
 	Method string // "exit", "sanboot", or "" for what firmware of its kind understands as a rule
@@ -48,6 +54,7 @@ type Wait struct {
 
 func (Agent) decision()     {}
 func (Installer) decision() {}
+func (SanBoot) decision()   {}
 func (OwnDisk) decision()   {}
 func (Wait) decision()      {}
 
@@ -70,6 +77,8 @@ func Script(f Facts) string {
 			body = start(f, "the agent", d)
 		case Installer:
 			body = start(f, "the installer of "+d.Name, Agent{d.Kernel, d.Initrd, d.Args})
+		case SanBoot:
+			body = sanBoot(f, d)
 		case OwnDisk:
 			body = ownDisk(f, d)
 		case Wait:
@@ -101,6 +110,11 @@ func (f Facts) Validate() error {
 			return fmt.Errorf("driver %q cannot stand in a script", d.Name)
 		}
 		a = Agent{d.Kernel, d.Initrd, d.Args}
+	case SanBoot:
+		if !strings.HasPrefix(d.URL, "iscsi:") || len(d.URL) > 255 || !isWord(d.URL) || !isWord(d.Initiator) {
+			return fmt.Errorf("disk on the network %q cannot stand in a script", d.URL)
+		}
+		return nil
 	default:
 		return nil
 	}
@@ -132,6 +146,13 @@ func start(f Facts, program string, a Agent) string {
 	b.WriteString("imgfree\n")
 	b.WriteString(again(f, DefaultWait))
 	return b.String()
+}
+
+// sanBoot starts a disk on the network, and leaves its description (iBFT) to the system on it. The machine's own disks keep their
+// numbers behind it.
+func sanBoot(f Facts, s SanBoot) string {
+	return fmt.Sprintf("echo offshoot: %s starts a disk on the network\nset initiator-iqn %s\nsanboot %s || goto failed\n:failed\n", who(f), s.Initiator, s.URL) +
+		"echo offshoot: the disk on the network could not be started, trying again\n" + again(f, DefaultWait)
 }
 
 // ownDisk leaves iPXE towards the local disk. On BIOS `exit` would do after a boot from ROM only where the firmware has the

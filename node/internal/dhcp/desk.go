@@ -130,6 +130,9 @@ func (d *desk) remove(mac swarm.MAC) (netip.Addr, bool) {
 // time when somebody has walked up to the machine and switched it on again.
 const fetchWindow = time.Hour
 
+// maxFetchers bounds of how many machines that is: anybody can invent MAC addresses, and a proxy gives none of its own away.
+const maxFetchers = 1 << 14
+
 // fetched notes that mac was sent to fetch its boot program.
 func (d *desk) fetched(now time.Time, mac swarm.MAC) {
 	d.mu.Lock()
@@ -137,6 +140,12 @@ func (d *desk) fetched(now time.Time, mac swarm.MAC) {
 	recent := d.recent(now, mac)
 	if len(recent) >= boot.InVain {
 		recent = recent[1:]
+	}
+	for other := range d.fetches {
+		if len(d.fetches) < maxFetchers {
+			break
+		}
+		delete(d.fetches, other) // whichever: it gets the usual program once more
 	}
 	d.fetches[mac] = append(recent, now)
 }

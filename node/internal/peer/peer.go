@@ -60,6 +60,8 @@ type Service interface {
 	Wake(ctx context.Context, from swarm.NodeID, segment string, mac swarm.MAC) error
 	// Traces are what this node remembers of a machine's packets and requests.
 	Traces(mac swarm.MAC) []status.Trace
+	// Log is what this node remembers of a machine's syslog.
+	Log(mac swarm.MAC) []status.LogLine
 }
 
 // Errors that keep their meaning across the wire.
@@ -70,32 +72,21 @@ var (
 	ErrRefused = errors.New("refused")
 )
 
-// answerer answers one kind of call.
-type answerer func(ctx context.Context, from swarm.NodeID, r *http.Request, body []byte) ([]byte, error)
-
-// machineRoutes are the calls about one machine.
-func machineRoutes(s Service, route func(pattern string, do answerer)) {
-	on := func(do func(ctx context.Context, from swarm.NodeID, r *http.Request, mac swarm.MAC) ([]byte, error)) answerer {
-		return func(ctx context.Context, from swarm.NodeID, r *http.Request, _ []byte) ([]byte, error) {
-			mac, err := swarm.ParseMAC(r.PathValue("mac"))
-			if err != nil {
-				return nil, fmt.Errorf("%w: %w", ErrRefused, err)
-			}
-			return do(ctx, from, r, mac)
+// wake answers who asks for a magic packet.
+func wake(s Service) func(ctx context.Context, from swarm.NodeID, r *http.Request, body []byte) ([]byte, error) {
+	return func(ctx context.Context, from swarm.NodeID, r *http.Request, _ []byte) ([]byte, error) {
+		mac, err := swarm.ParseMAC(r.PathValue("mac"))
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrRefused, err)
 		}
-	}
-	route("GET /v1/traces/{mac}", on(func(_ context.Context, _ swarm.NodeID, _ *http.Request, mac swarm.MAC) ([]byte, error) {
-		return json.Marshal(s.Traces(mac))
-	}))
-	route("POST /v1/segments/{segment}/wake/{mac}", on(func(ctx context.Context, from swarm.NodeID, r *http.Request, mac swarm.MAC) ([]byte, error) {
 		return nil, s.Wake(ctx, from, r.PathValue("segment"), mac)
-	}))
+	}
 }
 
 // Handler serves the peer API. who names the verified node behind a connection. artifacts serves bytes by digest.
 func Handler(s Service, who func(tls.ConnectionState) (swarm.NodeID, error), artifacts http.Handler) http.Handler {
 	mux := http.NewServeMux()
-	route := func(pattern string, do answerer) {
+	route := func(pattern string, do func(ctx context.Context, from swarm.NodeID, r *http.Request, body []byte) ([]byte, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			from, err := caller(who, r)
 			if err != nil {
@@ -148,7 +139,9 @@ func Handler(s Service, who func(tls.ConnectionState) (swarm.NodeID, error), art
 		return s.ReplaceAuthority(ctx, from, r)
 	})
 	route("GET /v1/pulse", func(context.Context, swarm.NodeID, *http.Request, []byte) ([]byte, error) { return s.Pulse() })
-	machineRoutes(s, route)
+	route("GET /v1/traces/{mac}", onMachine(func(mac swarm.MAC) any { return s.Traces(mac) }))
+	route("GET /v1/log/{mac}", onMachine(func(mac swarm.MAC) any { return s.Log(mac) }))
+	route("POST /v1/segments/{segment}/wake/{mac}", wake(s))
 	route("POST /v1/deliver", func(ctx context.Context, from swarm.NodeID, _ *http.Request, body []byte) ([]byte, error) {
 		var d delivery
 		if err := json.Unmarshal(body, &d); err != nil {
@@ -165,6 +158,17 @@ func Handler(s Service, who func(tls.ConnectionState) (swarm.NodeID, error), art
 		artifacts.ServeHTTP(w, r)
 	})
 	return mux
+}
+
+// onMachine answers what is remembered of one machine.
+func onMachine(recall func(swarm.MAC) any) func(context.Context, swarm.NodeID, *http.Request, []byte) ([]byte, error) {
+	return func(_ context.Context, _ swarm.NodeID, r *http.Request, _ []byte) ([]byte, error) {
+		mac, err := swarm.ParseMAC(r.PathValue("mac"))
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+		}
+		return json.Marshal(recall(mac))
+	}
 }
 
 // feed streams until the caller goes away: it has no answer that could be bounded.
@@ -401,11 +405,19 @@ func (c *Client) Wake(ctx context.Context, addr, segment string, mac swarm.MAC) 
 
 // Traces asks what a node remembers of a machine.
 func (c *Client) Traces(ctx context.Context, addr string, mac swarm.MAC) ([]status.Trace, error) {
-	data, err := c.call(ctx, addr, "GET", "/v1/traces/"+string(mac), nil)
+	return recall[status.Trace](ctx, c, addr, "/v1/traces/"+string(mac))
+}
+
+// Log asks what a node remembers of a machine's syslog.
+func (c *Client) Log(ctx context.Context, addr string, mac swarm.MAC) ([]status.LogLine, error) {
+	return recall[status.LogLine](ctx, c, addr, "/v1/log/"+string(mac))
+}
+
+func recall[T any](ctx context.Context, c *Client, addr, path string) (out []T, err error) {
+	data, err := c.call(ctx, addr, "GET", path, nil)
 	if err != nil {
 		return nil, err
 	}
-	var out []status.Trace
 	err = json.Unmarshal(data, &out)
 	return out, err
 }

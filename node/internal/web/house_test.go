@@ -81,7 +81,7 @@ func newHouse(t *testing.T) *house {
 // emptyHouse knows no machine.
 func emptyHouse(t *testing.T, mode swarm.Mode) *house {
 	t.Helper()
-	h := &house{t: t, state: swarm.NewState(), now: day, duty: true, sent: map[string]int64{}, noted: make(chan struct{}, 100)}
+	h := &house{t: t, state: swarm.NewState(), now: day, duty: true, sent: map[string]int64{}, noted: make(chan struct{}, 100), learned: make(chan struct{}, 100)}
 	h.must(swarm.Found{
 		Settings: swarm.Settings{Swarm: "5eed", Pin: "sha256:" + strings.Repeat("ee", 32), Range: netip.MustParsePrefix("10.42.0.0/16"), Voters: 5, Profile: "p"},
 		Node:     swarm.Node{ID: seedID, Name: "seed", Ephemeral: true, Ports: []swarm.Port{{Name: "lan0", MAC: "02:00:00:00:00:01", Link: true}}},

@@ -115,7 +115,7 @@ func (s *Server) orderFor(v visit) install.Order {
 		}
 	case swarm.MachineReleasing:
 		o.Do, o.Text, o.Disk, o.Wipe, o.Discard = install.DoRelease, "wipe "+cmp.Or(m.Run.Disk, "its disks"), m.Run.Disk, m.Wipe, m.Run.Discard
-	case swarm.MachineInstalled:
+	case swarm.MachineInstalled, swarm.MachineNetboot:
 		o.Do = install.DoRestart
 	case swarm.MachineHeld:
 		o.Text = "held: " + m.Reason

@@ -109,7 +109,8 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /b/{nonce}/{file}", s.file)
 	mux.HandleFunc("POST /b/{nonce}/event", s.event)
 	mux.HandleFunc("POST /b/{nonce}/exchange", s.exchange)
-	mux.HandleFunc("GET /artifact/{digest}/{name}", s.artifact) // HEAD too
+	mux.HandleFunc("GET /artifact/{digest}/{name}", s.artifact)                  // HEAD too
+	mux.HandleFunc("GET /artifact/{digest}/tree/images/install.img", s.artifact) // what Anaconda makes of a folder's URL
 	mux.HandleFunc("GET /iso/{digest}/{path...}", s.fromISO)
 	return single(mux)
 }
@@ -236,7 +237,7 @@ func (s *Server) decide(v visit) (boot.Decision, string) {
 		return ownDisk(m), "its own disk"
 	case swarm.MachineHeld:
 		return boot.Wait{Reason: "held: " + m.Reason}, "wait, held: " + m.Reason
-	case swarm.MachineArmed, swarm.MachineInstalling:
+	case swarm.MachineArmed, swarm.MachineInstalling, swarm.MachineNetboot:
 		return s.toInstall(v)
 	case swarm.MachineReleasing:
 		return s.agent(v, "to wipe its disks")
@@ -261,6 +262,10 @@ func (s *Server) toInstall(v visit) (boot.Decision, string) {
 	p, ok := s.o.View().Profile(m.Profile)
 	if !ok {
 		why := fmt.Sprintf("profile %q does not exist", m.Profile)
+		return boot.Wait{Reason: why}, "wait, " + why
+	}
+	if (m.State == swarm.MachineNetboot) != p.Diskless() {
+		why := fmt.Sprintf("it is %s, and the driver of profile %s is %s; on a node run: offshoot machine arm %s", m.State, p.Name, p.Driver, m.MAC)
 		return boot.Wait{Reason: why}, "wait, " + why
 	}
 	return program(s.o.View(), m, p, s.place(v))
@@ -371,6 +376,10 @@ func (s *Server) render(ctx context.Context, v visit) (install.Config, string, e
 	if err != nil {
 		return none, "", err
 	}
+	seed, err := s.cloudInit(v, p)
+	if err != nil {
+		return none, "", err
+	}
 	params, err := driver.ParamsOf(p)
 	if err != nil {
 		return none, "", refuse(http.StatusForbidden, "profile %s: %v", p.Name, err)
@@ -398,7 +407,7 @@ func (s *Server) render(ctx context.Context, v visit) (install.Config, string, e
 	}
 	return install.Config{
 		Install: m.Install, Machine: string(m.MAC), Hostname: m.Name, Image: image,
-		Disk: disk, Wipe: m.Wipe, LeaveBootOrder: p.LeaveBootOrder, RootHash: params.PasswordHash, SSHKeys: params.SSHKeys, Binary: p.Binary,
+		Disk: disk, Wipe: m.Wipe, CloudInit: seed, LeaveBootOrder: p.LeaveBootOrder, RootHash: params.PasswordHash, SSHKeys: params.SSHKeys, Binary: p.Binary,
 		Join: install.Join{
 			Foreign: segment.Foreign(),
 			Swarm:   settings.Swarm, Ticket: secret, Pin: settings.Pin, Endpoints: s.o.Endpoints(segment.ID, v.self),
