@@ -151,6 +151,7 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 	if err := s.openGround(); err != nil {
 		return nil, nil, errors.Join(err, s.share.Close(), l.Close(), s.core.close())
 	}
+	namesTask := &nameServers{replica: s.replica, resolvConf: "/etc/resolv.conf", log: log.With("part", "names")}
 	s.leaver = &leaver{replica: s.replica, alive: s.alive, log: log}
 	if s.taker != nil {
 		s.taker.replica = s.replica
@@ -169,7 +170,7 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 		append(s.rulingTasks(), task.Func("larder", s.keepWarm), task.Func("certificate", s.keepCertificate), task.Func("memory", s.keepMemory),
 			task.Func("sentry", s.keepOut), task.Func("heap", keepHeap), task.Func("mirror", s.repos.Run),
 			task.Func("recording", s.sets.record), task.Func("working sets", s.sets.ahead), task.Func("garbage", s.garbage.run)),
-		{task.Func("hello", s.ground.hello.Run), s.ground},
+		{task.Func("hello", s.ground.hello.Run), s.ground, task.Func("names", namesTask.Run)},
 		{s.watch},
 		{task.Func("beginning", s.begin), task.Func("progress", s.progress)},
 	}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"offshoot/node/internal/boot"
@@ -135,6 +136,13 @@ func giving(p *post, r *replica, o dhcp.Options) (task.Task, error) {
 		o.Listen = dhcp.Listen
 	}
 	ledger := newLeases(r, p.segment.ID, p.segment.Duty.Term)
+	var services atomic.Pointer[dhcp.Services]
+	look := func() {
+		s := servicesOn(r.state.View(), p.segment.ID, self)
+		services.Store(&s)
+	}
+	look()
+	o.Services = func() dhcp.Services { return *services.Load() }
 	o.Ledger, o.Duty, o.Now, o.Listen = ledger, p.standing, r.now, p.mail.listen(o.Listen)
 	server, err := dhcp.New(o)
 	if err != nil {
@@ -144,6 +152,7 @@ func giving(p *post, r *replica, o dhcp.Options) (task.Task, error) {
 		writing, stop := context.WithCancel(context.WithoutCancel(ctx)) // until the last packet is answered
 		var writer sync.WaitGroup
 		writer.Go(func() { _ = ledger.Run(writing) }) // it has no error
+		writer.Go(func() { r.eachChange(writing, look) })
 		defer writer.Wait()
 		defer stop()
 		return p.serveFrom(ctx, pools, r, server)

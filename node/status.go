@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sort"
 	"sync"
@@ -38,7 +39,8 @@ func (p *picture) Status(context.Context) status.Status {
 	view := p.state.View()
 	settings, _ := view.Settings()
 	s := status.Status{Swarm: settings.Swarm, Pin: settings.Pin, Version: p.version, Time: time.Now(), Problems: []status.Problem{}}
-	s.Settings = status.Settings{Voters: settings.Voters, UplinkLimit: int64(settings.UplinkLimit)}
+	s.Settings = status.Settings{Voters: settings.Voters, UplinkLimit: int64(settings.UplinkLimit),
+		Domain: settings.NameDomain(), DNS: addrTexts(settings.DNS), DNSOff: settings.DNSOff, NTP: addrTexts(settings.NTP)}
 	names := namesOf(view)
 	s.Asked = names[p.self()]
 	leader, _, hasLeader := p.ledger.Leader()
@@ -273,4 +275,12 @@ func (p *picture) Why(ctx context.Context, mac swarm.MAC) []status.Trace {
 	wg.Wait()
 	sort.SliceStable(all, func(i, j int) bool { return all[i].Time.Before(all[j].Time) })
 	return all
+}
+
+func addrTexts(all []netip.Addr) []string {
+	out := []string{}
+	for _, a := range all {
+		out = append(out, a.String())
+	}
+	return out
 }

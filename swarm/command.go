@@ -13,7 +13,7 @@ import (
 
 // Protocol is what this offshoot speaks: it understands every command up to this number. A node proposes only what all
 // others understand: see Command.Protocol and View.Protocol.
-const Protocol = 2
+const Protocol = 3
 
 // commandVersion is written into every command; a node that meets a higher one stops loudly instead of guessing.
 const commandVersion = 1
@@ -85,6 +85,8 @@ var ops = map[string]operation{
 	"put-repo": {PutRepo{}, 1, byOperator}, "drop-repo": {DropRepo{}, 1, byOperator},
 	"put-working-set": {PutWorkingSet{}, 1, byMember}, "pin-artifact": {PinArtifact{}, 1, byOperator}, "withdraw-artifact": {WithdrawArtifact{}, 1, byOperator},
 	"set-store": {SetStore{}, 1, byOperator},
+
+	"set-domain": {SetDomain{}, 3, byOperator}, "set-dns": {SetDNS{}, 3, byOperator}, "set-ntp": {SetNTP{}, 3, byOperator},
 }
 
 var opNames = func() map[reflect.Type]string {

@@ -104,6 +104,9 @@ func (a *author) op(v View) Op {
 		func() Op { return PinArtifact{Digest: digestOf("a"), Pinned: a.IntN(2) == 0} },
 		func() Op { return WithdrawArtifact{Digest: digestOf("a")} },
 		func() Op { return SetStore{Bytes: int64(a.IntN(3)) * MinStore} },
+		func() Op { return SetDomain{Domain: a.pick("", "lab.example", "-")} },
+		func() Op { return SetDNS{Servers: []netip.Addr{a.addr()}, Off: a.IntN(3) == 0} },
+		func() Op { return SetNTP{Servers: []netip.Addr{a.addr()}} },
 		func() Op {
 			former, _ := v.WorkingSet("p")
 			return PutWorkingSet{Set: WorkingSet{Profile: "p", Digest: digestOf(a.pick("a", "b")), Size: 9, Files: 1}, Former: former.Digest}

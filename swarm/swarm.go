@@ -34,6 +34,11 @@ type Settings struct {
 	CAStage      CAStage     `json:"ca_stage,omitempty"` // of a replacement that is under way
 
 	StoreBudget int64 `json:"store_budget,omitempty"` // bytes that artifacts may take on each node; 0: what leaves enough of the disk free
+
+	Domain string       `json:"domain,omitempty"`  // what names of machines end in; "": see NameDomain
+	DNS    []netip.Addr `json:"dns,omitempty"`     // asked for names that are not ours; none: those that each node asks for itself
+	DNSOff bool         `json:"dns_off,omitempty"` // no node answers names
+	NTP    []netip.Addr `json:"ntp,omitempty"`     // time servers that clients are told of
 }
 
 // MachineState says what a machine may do when it next boots from the network.

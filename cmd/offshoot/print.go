@@ -63,6 +63,11 @@ func printStatus(w io.Writer, s status.Status) error {
 			return err
 		}
 	}
+	if line := servicesLine(s.Settings); line != "" {
+		if _, err := fmt.Fprintln(w, line); err != nil {
+			return err
+		}
+	}
 	var fetches []status.Fetch
 	for _, a := range s.Artifacts {
 		if a.Fetch != nil {

@@ -36,6 +36,11 @@ type Problem struct {
 type Settings struct {
 	Voters      int   `json:"voters"`       // how many nodes at most vote
 	UplinkLimit int64 `json:"uplink_limit"` // bytes per second that a node exchanges with nodes of other segments, each way; 0: no limit
+
+	Domain string   `json:"domain"`  // what names of machines end in
+	DNS    []string `json:"dns"`     // asked for names that are not the swarm's; none: those that each node asks for itself
+	DNSOff bool     `json:"dns_off"` // no node answers names
+	NTP    []string `json:"ntp"`     // time servers that clients are told of
 }
 
 // CAChange is how far the replacement of the swarm's CA has come. It ends when every node has a certificate of the new one.

@@ -215,6 +215,21 @@ func (c *Client) SetUplinkLimit(ctx context.Context, limit int64) error {
 	return c.call(ctx, "POST", "/v1/uplink-limit", UplinkLimitRequest{&limit}, nil)
 }
 
+// SetDomain changes what names of machines end in; "" is the default.
+func (c *Client) SetDomain(ctx context.Context, domain string) error {
+	return c.call(ctx, "POST", "/v1/domain", DomainRequest{&domain}, nil)
+}
+
+// SetDNS changes whom nodes ask for names that are not the swarm's; none are those that each node asks for itself.
+func (c *Client) SetDNS(ctx context.Context, servers []netip.Addr, off bool) error {
+	return c.call(ctx, "POST", "/v1/dns", DNSRequest{orEmpty(servers), off}, nil)
+}
+
+// SetNTP changes the time servers that clients are told of.
+func (c *Client) SetNTP(ctx context.Context, servers []netip.Addr) error {
+	return c.call(ctx, "POST", "/v1/ntp", NTPRequest{orEmpty(servers)}, nil)
+}
+
 // Evict puts a node out for good. A refusal for its risks matches status.ErrUnsafe; force in the request accepts them. The pin is
 // that of the new CA, if one was asked for.
 func (c *Client) Evict(ctx context.Context, id string, r EvictRequest) (pin string, err error) {

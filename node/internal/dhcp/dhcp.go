@@ -81,10 +81,9 @@ type Config struct {
 	Interface string     // the only interface that is listened on and answered to
 	Server    netip.Addr // our own address there: server identifier, next server, source of every answer
 	Subnet    netip.Prefix
-	Pools     []Range      // what machines without a reservation get their addresses from; may be empty
-	Router    netip.Addr   // invalid: none is announced
-	DNS       []netip.Addr // may be empty
-	Domain    string       // may be empty
+	Pools     []Range    // what machines without a reservation get their addresses from; may be empty
+	Router    netip.Addr // invalid: none is announced
+	Services
 
 	// Former says whether an address is that of a node which may have held this duty before us: a REQUEST that chose its
 	// offer is answered in its name. May be nil.
@@ -109,6 +108,13 @@ type Config struct {
 	Sole bool
 	// Authoritative answers NAK, instead of nothing, to a client that insists on an address of which we know nothing.
 	Authoritative bool
+}
+
+// Services are what clients are told of besides boot: all of it may be empty.
+type Services struct {
+	DNS    []netip.Addr
+	Domain string
+	NTP    []netip.Addr
 }
 
 // Range is the addresses from First to Last, both included.
