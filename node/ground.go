@@ -245,6 +245,9 @@ func (g *ground) route() error {
 	t := segment.Topology{Segments: map[string]netip.Prefix{}, Nodes: map[swarm.NodeID]map[string]netip.Addr{}}
 	for _, s := range view.Segments() {
 		t.Segments[s.ID] = s.Network
+		if s.Relayed() { // a router that stands on both, as some nodes do
+			t.Nodes[swarm.NodeID("relay of "+s.ID)] = map[string]netip.Addr{s.ID: s.Relay.There, s.Relay.Segment: s.Relay.Here}
+		}
 	}
 	for _, n := range view.Nodes() {
 		if n.ID != g.self() && (n.Left || !g.alive(n.ID)) {

@@ -251,8 +251,14 @@ func (s *nameServers) serve(ctx context.Context, d nameDoor) error {
 	return server.Run(ctx)
 }
 
-// serves says whether a client is on the segment.
+// serves says whether a client is on the segment, or on one whose relay is there.
 func (s *nameServers) serves(segment string, client netip.Addr) bool {
-	seg, ok := s.state.View().Segment(segment)
-	return ok && seg.Network.Contains(client)
+	view := s.state.View()
+	seg, ok := view.Segment(segment)
+	if !ok {
+		return false
+	}
+	return seg.Network.Contains(client) || slices.ContainsFunc(view.Segments(), func(other swarm.Segment) bool {
+		return other.Relay.Segment == segment && other.Network.Contains(client)
+	})
 }

@@ -234,12 +234,12 @@ func (s *services) openCore(mux *identity.Mux, home netip.Addr) error {
 		feeders: s.feeders, lease: maxLease, broken: func(err error) { s.stop(fmt.Errorf("this offshoot cannot go on with its swarm: %w", err)) },
 		journal: s.journal, log: log,
 	}
-	var o outfit
+	o := &outfit{journal: s.journal, mark: s.mark, log: log}
 	p.stations = o.stations
 	if s.core, err = newCore(p, s.state); err != nil {
 		return err
 	}
-	o = outfit{replica: s.replica, journal: s.journal, mark: s.mark, log: log}
+	o.replica = s.replica
 	if s.founding != nil {
 		if err := s.replica.ledger.Found(); err != nil {
 			return errors.Join(err, s.core.close())

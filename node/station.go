@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -35,15 +36,22 @@ type outfit struct {
 	journal *journal
 	mark    func() string // of our own DHCP probes
 	log     *slog.Logger
+	hub     dhcp.Hub
+	seats   seats
 }
 
 func (o *outfit) stations(p *post) []station {
-	return []station{
+	all := []station{
 		{name: "dhcp", answers: true, open: func() (task.Task, error) { return o.dhcp(p) }},
 		{name: "tftp", lingers: true, open: func() (task.Task, error) { return o.tftp(p) }},
+	}
+	if p.relayed() {
+		return all // nothing of what follows is heard through a relay
+	}
+	return append(all, []station{
 		{name: "guard against foreign DHCP servers", open: func() (task.Task, error) { return o.guard(p) }},
 		{name: "router advertisements", open: func() (task.Task, error) { return o.noRouter(p) }},
-	}
+	}...)
 }
 
 // guard steps down when somebody else's DHCP server shows up on the segment, and comes back when it has gone.
@@ -109,6 +117,7 @@ func (o *outfit) dhcp(p *post) (task.Task, error) {
 			}
 		},
 		OnEvent: func(e dhcp.Event) { p.note(e.MAC, string(e.Kind), e.Text) },
+		Listen:  o.hub.Listen,
 		Log:     o.log,
 	})
 }
@@ -120,13 +129,20 @@ func giving(p *post, r *replica, o dhcp.Options) (task.Task, error) {
 	pools := p.pools()
 	// The agent keeps its lease while it writes an image; nobody renews for a machine without an operating system.
 	onSegment(c, self, p.segment.Network, pools, r.ages.longest)
+	if p.segment.Relayed() { // whoever serves it: its router is another machine
+		c.Router = p.segment.Relay.There
+	}
+	if c.Relayed = p.relayed(); c.Relayed && o.Probe == nil {
+		// ARP does not reach it. An address that somebody uses is found by the client that gets it: its DECLINE quarantines it.
+		o.Probe = func(context.Context, netip.Addr) (net.HardwareAddr, error) { return nil, nil }
+	}
 	c.Hostname = func(mac swarm.MAC) string {
 		m, _ := r.state.View().Machine(mac)
 		return m.Name
 	}
 	c.Former = func(addr netip.Addr) bool {
 		for _, n := range p.view().Nodes() {
-			if other, on := n.On(p.segment.ID); on && other.Address.Addr() == addr && addr != self {
+			if other, ok := n.PortFor(p.segment); ok && other.Address.Addr() == addr && addr != self {
 				return true
 			}
 		}
@@ -199,11 +215,11 @@ func (o *outfit) tftp(p *post) (task.Task, error) {
 		return nil, err
 	}
 	self := p.port.Address.Addr()
-	return tftp.New(tftp.Options{
+	server, err := tftp.New(tftp.Options{
 		Addr: netip.AddrPortFrom(self, 69).String(), Interface: port.Name, MTU: port.MTU, Files: programs,
 		More: map[string]func() ([]byte, error){boot.Autoexec: func() ([]byte, error) { return []byte(boot.AutoexecScript(web.ProgramURL(self, ""))), nil }},
 		OnTransfer: func(t tftp.Transfer) {
-			mac := o.leaseholder(p.segment.ID, t.Client.Addr())
+			mac := o.leaseholder(t.Client.Addr())
 			answer, reason := fmt.Sprintf("%d bytes", t.Sent), ""
 			switch {
 			case t.File == "":
@@ -217,11 +233,62 @@ func (o *outfit) tftp(p *post) (task.Task, error) {
 		},
 		Log: o.log,
 	})
+	if err != nil {
+		return nil, err
+	}
+	return task.Func("tftp", func(ctx context.Context) error {
+		leave, err := o.seats.take(ctx, self)
+		if err != nil {
+			return err
+		}
+		defer leave()
+		return server.Run(ctx)
+	}), nil
 }
 
-func (o *outfit) leaseholder(segment string, addr netip.Addr) swarm.MAC {
-	l, _ := o.state.View().Lease(segment, addr.Unmap())
-	return l.MAC
+func (o *outfit) leaseholder(addr netip.Addr) swarm.MAC {
+	view := o.state.View()
+	for _, s := range view.Segments() {
+		if l, ok := view.Lease(s.ID, addr.Unmap()); ok {
+			return l.MAC
+		}
+	}
+	return ""
+}
+
+// seats let one post at a time serve what is the same for all that have an address in common: those of a segment, and of others that
+// a relay passes on to it. The next one waits until it is free. Safe for concurrent use.
+type seats struct {
+	mu    sync.Mutex
+	taken map[netip.Addr]chan struct{}
+}
+
+// take waits until the seat of addr is free, or ctx ends.
+func (s *seats) take(ctx context.Context, addr netip.Addr) (leave func(), err error) {
+	for {
+		s.mu.Lock()
+		before, taken := s.taken[addr]
+		if !taken {
+			if s.taken == nil {
+				s.taken = map[netip.Addr]chan struct{}{}
+			}
+			mine := make(chan struct{})
+			s.taken[addr] = mine
+			s.mu.Unlock()
+			return func() {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				delete(s.taken, addr)
+				close(mine)
+			}, nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-before:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // noteTime bounds how long a warning is tried to be written down.

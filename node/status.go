@@ -147,13 +147,14 @@ func (p *picture) node(view swarm.View, n swarm.Node, roles map[swarm.NodeID]str
 func segmentStatus(view swarm.View, s swarm.Segment, names map[swarm.NodeID]string) status.Segment {
 	out := status.Segment{
 		ID: s.ID, Network: s.Network.String(), Holder: names[s.Duty.Holder], Term: s.Duty.Term, Since: s.Duty.Since, Next: names[s.Duty.Next],
-		Blocked: s.Blocked, Nodes: []string{}, Pools: []string{},
+		Relay: relayStatus(s), Blocked: s.Blocked, Nodes: []string{}, Pools: []string{},
 	}
 	for _, pool := range s.Pools() {
 		out.Pools = append(out.Pools, pool.String())
 	}
 	for _, n := range view.Nodes() {
-		if _, on := n.On(s.ID); on && !n.Left {
+		_, on := n.On(s.ID)
+		if _, reached := n.PortFor(s); (on || reached) && !n.Left {
 			out.Nodes = append(out.Nodes, n.Name)
 		}
 	}
@@ -164,6 +165,13 @@ func segmentStatus(view swarm.View, s swarm.Segment, names map[swarm.NodeID]stri
 		}
 	}
 	return out
+}
+
+func relayStatus(s swarm.Segment) *status.Relay {
+	if !s.Relayed() {
+		return nil
+	}
+	return &status.Relay{There: s.Relay.There.String(), Here: s.Relay.Here.String(), Segment: s.Relay.Segment}
 }
 
 func machineStatus(view swarm.View, m swarm.Machine) status.Machine {

@@ -118,12 +118,6 @@ func (n Node) On(segment string) (Port, bool) {
 	return Port{}, false
 }
 
-// canServe says whether n has what serving a segment takes: a port on it with a link and an address.
-func (n Node) canServe(segment string) bool {
-	p, on := n.On(segment)
-	return on && p.Link && p.Address.IsValid()
-}
-
 // segments are those that n has ports on.
 func (n *Node) segments() []string {
 	var all []string
@@ -144,6 +138,7 @@ type Segment struct {
 	Duty    Duty         `json:"duty"`
 	Blocked string       `json:"blocked,omitempty"` // why nobody may serve it, for example a foreign DHCP server
 	Ranges  []AddrRange  `json:"pools,omitempty"`   // what leases are taken from, if an operator said so: see Pools
+	Relay   Relay        `json:"relay,omitzero"`    // that passes its packets on; zero: nodes stand on the segment
 }
 
 // Duty is the exclusive right to answer DHCP and boot requests on a segment.

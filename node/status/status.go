@@ -95,10 +95,18 @@ type Segment struct {
 	Term    uint64    `json:"term"`
 	Since   time.Time `json:"since"`
 	Next    string    `json:"next,omitempty"` // name of the node that duty is being handed to
-	Nodes   []string  `json:"nodes"`          // names of the nodes that proved to be on it
+	Nodes   []string  `json:"nodes"`          // names of the nodes that proved to be on it, or where its relay finds them
 	Leases  int       `json:"leases"`         // bindings that are alive
 	Blocked string    `json:"blocked,omitempty"`
-	Pools   []string  `json:"pools"` // FIRST-LAST, where leases are taken from
+	Pools   []string  `json:"pools"`           // FIRST-LAST, where leases are taken from
+	Relay   *Relay    `json:"relay,omitempty"` // of a segment on which no node needs to stand
+}
+
+// Relay is the router that passes the packets of a segment on to nodes.
+type Relay struct {
+	There   string `json:"there"`   // its address on that segment
+	Here    string `json:"here"`    // its address on the segment of the nodes
+	Segment string `json:"segment"` // id of the segment of the nodes
 }
 
 // Machine is a computer seen on a segment, or named by an operator.

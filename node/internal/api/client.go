@@ -200,6 +200,19 @@ func (c *Client) SetPools(ctx context.Context, segment string, pools []Range) er
 	return c.call(ctx, "POST", "/v1/segments/"+url.PathEscape(segment)+"/pools", PoolsRequest{orEmpty(pools)}, nil)
 }
 
+// AddSegment writes down a segment behind a relay and returns its id: relay is the relay's address there, via the one on a segment
+// of nodes.
+func (c *Client) AddSegment(ctx context.Context, network netip.Prefix, relay, via netip.Addr) (string, error) {
+	var s swarm.Segment
+	err := c.call(ctx, "POST", "/v1/segments", SegmentRequest{network, relay, via}, &s)
+	return s.ID, err
+}
+
+// RemoveSegment forgets a segment behind a relay.
+func (c *Client) RemoveSegment(ctx context.Context, segment string) error {
+	return c.call(ctx, "DELETE", "/v1/segments/"+url.PathEscape(segment), nil, nil)
+}
+
 // MoveDuty begins to hand the duty on a segment to a node, by name or id.
 func (c *Client) MoveDuty(ctx context.Context, segment, node string) error {
 	return c.call(ctx, "POST", "/v1/segments/"+url.PathEscape(segment)+"/move", MoveRequest{node}, nil)

@@ -49,3 +49,20 @@ func timeServers(q *request) (any, error) {
 		return swarm.SetNTP{Servers: b.Servers}, nil
 	})
 }
+
+// SegmentRequest is the body of POST /v1/segments.
+type SegmentRequest struct {
+	Network netip.Prefix `json:"network"`
+	Relay   netip.Addr   `json:"relay"` // the relay's address on that network
+	Via     netip.Addr   `json:"via"`   // its address on a segment of nodes
+}
+
+func addSegment(q *request) (any, error) {
+	return decide(q, func(b SegmentRequest) (swarm.Op, error) {
+		return swarm.AddSegment{Network: b.Network, There: b.Relay, Here: b.Via}, nil
+	})
+}
+
+func removeSegment(q *request) (any, error) {
+	return decide(q, func(struct{}) (swarm.Op, error) { return swarm.RemoveSegment{Segment: q.PathValue("segment")}, nil })
+}

@@ -38,6 +38,8 @@ func routes() map[string]route {
 		"POST /v1/leases/reserve":           {role: operate, look: "offshoot lease list", do: reserve},
 		"POST /v1/leases/unreserve":         {role: operate, look: "offshoot lease list", do: unreserve},
 		"POST /v1/segments/{segment}/pools": {role: operate, look: segments, do: pools},
+		"POST /v1/segments":                 {role: operate, look: segments, do: addSegment},
+		"DELETE /v1/segments/{segment}":     {role: operate, look: segments, do: removeSegment},
 		"POST /v1/segments/{segment}/move":  {role: operate, look: segments, do: move},
 		"POST /v1/profiles/{name}/prefetch": {role: operate, look: artifacts, long: true, do: prefetch},
 		"POST /v1/artifacts/{digest}/pin":   {role: operate, look: artifacts, do: onArtifact(func(digest string) swarm.Op { return swarm.PinArtifact{Digest: digest, Pinned: true} })},

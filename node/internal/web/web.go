@@ -330,10 +330,18 @@ func (s *Server) render(ctx context.Context, v visit) (install.Config, string, e
 		Disk: disk, Wipe: m.Wipe, RootHash: p.RootHash, SSHKeys: p.SSHKeys, Binary: p.Binary,
 		Join: install.Join{
 			Swarm: settings.Swarm, Ticket: secret, Pin: settings.Pin, Endpoints: s.o.Endpoints(segment.ID, v.self),
-			Segment: segment.ID, Address: netip.PrefixFrom(v.lease.Addr, segment.Network.Bits()), Gateway: v.self,
+			Segment: segment.ID, Address: netip.PrefixFrom(v.lease.Addr, segment.Network.Bits()), Gateway: gateway(segment, v.self),
 			MAC: string(m.MAC), Name: m.Name,
 		},
 	}, id, nil
+}
+
+// gateway is the way to other segments: the node itself, or the router that relays.
+func gateway(s swarm.Segment, self netip.Addr) netip.Addr {
+	if s.Relayed() {
+		return s.Relay.There
+	}
+	return self
 }
 
 // Progress is written down when the phase changes, every 5 %, and every 5 s: enough to watch, and no load for the ledger
