@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -24,6 +25,8 @@ func TestNetworkServices(t *testing.T) {
 		{"NamesAreAnsweredOnTheSegmentOnly", netNames},
 		{"OptionsAreThoseThatTheOperatorSet", netOptions},
 		{"ReservedAddressIsTheMachines", netReserved},
+		{"VLANIsServedAndNotItsPort", netVLAN},
+		{"VLANDeviceThatIsThereIsServedAndStays", netVLANDevice},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -209,5 +212,101 @@ func netReserved(w *badWorld) {
 	w.offshoot("lease", "unreserve", mac, "192.168.42.6")
 	if addr, _ := w.leased(client, "lan0"); addr != "192.168.42.6" { // it is its lease still
 		w.t.Errorf("no longer reserved, leased %s", addr)
+	}
+}
+
+// vlanClient is a host with a device for VLAN 42, beside what comes without a tag; nil where the kernel knows no VLANs: then this
+// proves nothing there, as on some machines of CI.
+func (w *badWorld) vlanClient(name string) *lab.Host {
+	w.t.Helper()
+	h := w.another(name, w.lan)
+	if out, err := h.Run(w.t.Context(), "ip", "link", "add", "link", "lan0", "name", "lan0.42", "type", "vlan", "id", "42"); err != nil {
+		if !strings.Contains(out, "Unknown device type") {
+			w.t.Fatal(err)
+		}
+		w.t.Log("this kernel has no 802.1Q: nothing of VLANs is proved")
+		return nil
+	}
+	w.run(h, "ip", "link", "set", "lan0.42", "up")
+	return h
+}
+
+func netVLAN(w *badWorld) {
+	lab.Need(w.t, "dhclient", "dig")
+	client := w.vlanClient("client")
+	if client == nil {
+		return
+	}
+	w.run(w.host, "ip", "link", "set", "lan0", "down")
+	before := w.run(w.host, "ip", "-o", "link") // no seed has run yet
+	capture, err := w.lan.Capture(filepath.Join(w.lab.Dir(), "lan0.pcap"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r := w.seed("--vlan", "42")
+	r.says("segment   192.168.42.1/24 on lan0.42")
+	r.says("ready")
+	addr, _ := w.leased(client, "lan0.42")
+	if !strings.HasPrefix(addr, "192.168.42.") {
+		w.t.Errorf("on the VLAN, leased %s", addr)
+	}
+	if out := w.dig(client, "@192.168.42.1", "seed.offshoot.internal"); !strings.Contains(out, "192.168.42.1") {
+		w.t.Errorf("names on the VLAN: %s", out)
+	}
+	if out := w.run(w.host, "ip", "-4", "-o", "addr", "show", "dev", "lan0"); out != "" {
+		w.t.Errorf("the port itself has an address: %s", out)
+	}
+	// Without a tag nobody answers. The capture has frames of the VLAN as well: their tag is not in the way of what it reads.
+	plain := w.another("plain", w.lan)
+	files := filepath.Join(w.lab.Dir(), "plain")
+	w.start(plain, "dhclient", "-d", "-1", "-sf", "/bin/true", "-cf", "/dev/null", "-lf", files+".leases", "-pf", files+".pid", "lan0")
+	asked := func() (n int) {
+		all, err := lab.ReadDHCP(capture.Path())
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, m := range all {
+			switch {
+			case m.MAC.String() != plain.MAC(w.lan).String():
+			case m.Reply:
+				w.t.Errorf("answered without a tag: %s", m)
+			default:
+				n++
+			}
+		}
+		return n
+	}
+	r.await("the client without a tag has asked twice", func() bool { return asked() > 1 })
+
+	// It comes back on the VLAN without being told, also after it was killed; and leaves nothing.
+	r.signal(syscall.SIGKILL)
+	r.ends(-1)
+	r = w.start(w.host, w.binary, "seed", "--data-dir", w.data, "--probe", "1s")
+	r.says("segment   192.168.42.1/24 on lan0.42")
+	r.says("ready")
+	w.start(w.host, w.binary, "seed", "--data-dir", w.data, "--interface", "lan0").ends(1, "data directory is in use")
+	r.signal(syscall.SIGINT)
+	r.says("Ctrl-C leaves now")
+	r.signal(syscall.SIGINT)
+	r.ends(130)
+	if after := w.run(w.host, "ip", "-o", "link"); after != before {
+		w.t.Errorf("the ports were\n%s\nand are now\n%s", before, after)
+	}
+	w.start(w.host, w.binary, "seed", "--data-dir", w.data, "--interface", "lan0", "--probe", "1s").ends(1, "this swarm was founded on VLAN 42")
+	w.seed("--vlan", "4095", "--data-dir", w.data+"2").ends(2, "--vlan: VLAN 4095: want 1 to 4094")
+	w.seed("--vlan", "42", "--interface", "", "--data-dir", w.data+"2").ends(2, "name the port that it is on with --interface")
+}
+
+func netVLANDevice(w *badWorld) {
+	lab.Need(w.t, "dhclient")
+	if w.host = w.vlanClient("two"); w.host == nil {
+		return
+	}
+	w.seed("--interface", "lan0.42").says("ready")
+	if addr, _ := w.leased(w.vlanClient("client"), "lan0.42"); !strings.HasPrefix(addr, "192.168.42.") {
+		w.t.Errorf("on the VLAN, leased %s", addr)
+	}
+	if out := w.run(w.host, "ip", "-4", "-o", "addr", "show", "dev", "lan0"); out != "" {
+		w.t.Errorf("the port itself has an address: %s", out)
 	}
 }

@@ -58,7 +58,7 @@ func DryRun(ctx context.Context, o Options) (err error) {
 			return err
 		}
 	}
-	port, network, err := seed.scout(ctx, undo, m.Port)
+	port, network, err := seed.scout(ctx, undo, m)
 	if err != nil {
 		return err
 	}
@@ -81,9 +81,9 @@ func DryRun(ctx context.Context, o Options) (err error) {
 }
 
 // scout is stake without taking the address.
-func (s Seed) scout(ctx context.Context, undo *segment.Journal, want swarm.MAC) (segment.Port, netip.Prefix, error) {
+func (s Seed) scout(ctx context.Context, undo *segment.Journal, m memory) (segment.Port, netip.Prefix, error) {
 	network := s.network()
-	port, err := s.port(ctx, undo, want)
+	port, err := s.port(ctx, undo, m)
 	if err != nil {
 		return port, network, err
 	}

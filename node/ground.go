@@ -118,7 +118,10 @@ func (g *ground) ports() ([]segment.Port, error) {
 	for _, p := range all {
 		switch {
 		case p.MAC == g.memory.Port && p.Master == "":
-			mine = append(mine, p)
+			if p.VLAN == g.memory.VLAN { // what else is on the same port is not ours
+				mine = append(mine, p)
+			}
+		case p.VLAN != 0: // known by its MAC, it could not be told from its port
 		case g.memory.Ephemeral || !settings.Expand || p.Unfit() != "" || p.DefaultRoute || g.foreignAddress(p, self):
 		default:
 			if !p.Up {
@@ -148,7 +151,7 @@ func (g *ground) foreignAddress(p segment.Port, self swarm.Node) bool {
 func (g *ground) survey(ports []segment.Port, self swarm.Node) []swarm.Port {
 	var out []swarm.Port
 	for _, p := range ports {
-		r := swarm.Port{Name: p.Name, MAC: p.MAC, Link: p.Link}
+		r := swarm.Port{Name: p.Name, MAC: p.MAC, VLAN: p.VLAN, Link: p.Link}
 		if i := slices.IndexFunc(self.Ports, func(q swarm.Port) bool { return q.MAC == p.MAC }); i >= 0 {
 			r.Segment, r.Address = self.Ports[i].Segment, self.Ports[i].Address
 		}

@@ -174,6 +174,7 @@ func (s *nameServers) resolvers() []netip.AddrPort {
 type nameDoor struct {
 	addr    netip.Addr
 	mac     swarm.MAC
+	vlan    uint16
 	segment string
 }
 
@@ -184,7 +185,7 @@ func (s *nameServers) wanted() map[nameDoor]bool {
 	self, _ := view.Node(s.self())
 	for _, p := range self.Ports {
 		if p.Segment != "" && p.Address.IsValid() && !settings.DNSOff {
-			all[nameDoor{p.Address.Addr(), p.MAC, p.Segment}] = true
+			all[nameDoor{p.Address.Addr(), p.MAC, p.VLAN, p.Segment}] = true
 		}
 	}
 	return all
@@ -237,7 +238,7 @@ func (s *nameServers) keep(ctx context.Context, d nameDoor) {
 }
 
 func (s *nameServers) serve(ctx context.Context, d nameDoor) error {
-	port, err := portByMAC(d.mac)
+	port, err := portByMAC(d.mac, d.vlan)
 	if err != nil {
 		return err
 	}

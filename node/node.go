@@ -132,7 +132,7 @@ func (n *Node) seed(ctx context.Context, s *services, member bool) error {
 			return err
 		}
 	}
-	port, address, err := seed.stake(ctx, s.undo, s.memory.Port)
+	port, address, err := seed.stake(ctx, s.undo, s.memory)
 	if err != nil {
 		return err
 	}
@@ -207,7 +207,7 @@ func (n *Node) installed(ctx context.Context, s *services, join joinFile, member
 		}
 		s.memory = m
 	}
-	port, err := portByMAC(s.memory.Port)
+	port, err := portByMAC(s.memory.Port, s.memory.VLAN)
 	if err != nil {
 		return fmt.Errorf("this node's home: %w", err)
 	}

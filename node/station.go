@@ -56,7 +56,7 @@ func (o *outfit) stations(p *post) []station {
 
 // guard steps down when somebody else's DHCP server shows up on the segment, and comes back when it has gone.
 func (o *outfit) guard(p *post) (task.Task, error) {
-	port, err := portByMAC(p.port.MAC)
+	port, err := portByMAC(p.port.MAC, p.port.VLAN)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func (o *outfit) block(ctx context.Context, segment string, foreign []segment.Se
 
 // noRouter saves machines that boot their wait for an IPv6 router.
 func (o *outfit) noRouter(p *post) (task.Task, error) {
-	port, err := portByMAC(p.port.MAC)
+	port, err := portByMAC(p.port.MAC, p.port.VLAN)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +105,7 @@ func isOurs(v swarm.View, s segment.Server) bool {
 }
 
 func (o *outfit) dhcp(p *post) (task.Task, error) {
-	port, err := portByMAC(p.port.MAC)
+	port, err := portByMAC(p.port.MAC, p.port.VLAN)
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +210,7 @@ func (o *outfit) tftp(p *post) (task.Task, error) {
 	if err != nil {
 		return nil, err
 	}
-	port, err := portByMAC(p.port.MAC)
+	port, err := portByMAC(p.port.MAC, p.port.VLAN)
 	if err != nil {
 		return nil, err
 	}
@@ -294,16 +294,24 @@ func (s *seats) take(ctx context.Context, addr netip.Addr) (leave func(), err er
 // noteTime bounds how long a warning is tried to be written down.
 const noteTime = 10 * time.Second
 
-// portByMAC finds the port: names can change between two boots.
-func portByMAC(mac swarm.MAC) (segment.Port, error) {
+// portByMAC finds the port: names can change between two boots. A VLAN's device has the MAC of its port, on which nothing must be
+// answered that is meant for the VLAN.
+func portByMAC(mac swarm.MAC, vlan uint16) (segment.Port, error) {
 	ports, err := segment.Ports()
 	if err != nil {
 		return segment.Port{}, err
 	}
+	return portAmong(ports, mac, vlan)
+}
+
+func portAmong(ports []segment.Port, mac swarm.MAC, vlan uint16) (segment.Port, error) {
 	for _, p := range ports {
-		if p.MAC == mac && p.Master == "" {
+		if p.MAC == mac && p.VLAN == vlan && p.Master == "" {
 			return p, nil
 		}
+	}
+	if vlan != 0 {
+		return segment.Port{}, fmt.Errorf("no device for VLAN %d on the port with MAC %s", vlan, mac)
 	}
 	return segment.Port{}, fmt.Errorf("no port with MAC %s in this machine", mac)
 }

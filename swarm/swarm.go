@@ -78,6 +78,7 @@ type Machine struct {
 type Port struct {
 	Name    string       `json:"name"`
 	MAC     MAC          `json:"mac"`
+	VLAN    uint16       `json:"vlan,omitempty"` // 802.1Q; a VLAN's device has the MAC of its port
 	Link    bool         `json:"link"`
 	Segment string       `json:"segment,omitempty"` // the segment it is proved to be on
 	Address netip.Prefix `json:"address,omitzero"`
