@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -97,10 +98,11 @@ func (s *Server) Run(ctx context.Context) error {
 		{Listener: netutil.LimitListener(conns, maxConnections), Handler: handler, ReadTimeout: idleTime, WriteTimeout: idleTime, IdleTimeout: func() time.Duration { return idleTime }},
 	}
 	ended := make(chan error, len(servers))
+	var all sync.WaitGroup
 	for _, server := range servers {
 		started := make(chan struct{})
 		server.NotifyStartedFunc = func() { close(started) } // what has not started cannot be shut down
-		go func() { ended <- server.ActivateAndServe() }()
+		all.Go(func() { ended <- server.ActivateAndServe() })
 		select {
 		case <-started:
 		case err := <-ended:
@@ -109,20 +111,16 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	close(s.ready)
 	var failed error
-	left := len(servers)
 	select {
 	case <-ctx.Done():
 	case err := <-ended:
-		left--
 		failed = fmt.Errorf("dns: serve %s: %w", s.addr, errors.Join(err, net.ErrClosed))
 	}
 	end()
 	for _, server := range servers {
 		_ = server.Shutdown() // it waits for what is under way; one that has ended by itself says so
 	}
-	for range left {
-		_ = <-ended
-	}
+	all.Wait()
 	if ctx.Err() != nil {
 		return nil
 	}

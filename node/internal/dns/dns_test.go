@@ -148,7 +148,9 @@ func upstream(t *testing.T, handler dns.HandlerFunc) netip.AddrPort {
 		<-started
 		t.Cleanup(func() {
 			_ = server.Shutdown()
-			_ = <-ended
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
 		})
 	}
 	return netip.MustParseAddrPort(packets.LocalAddr().String())
