@@ -39,7 +39,9 @@ func TestBadInput(t *testing.T) {
 		{"ImagesThatCannotBootAreRefused", badImages},
 		{"DataDirectoryThatIsNotOursIsRefused", badDataDir},
 		{"ForeignDHCPServerIsRefused", badForeign},
+		{"ProxyKeepsTheAddressOfItsPort", badProxyAddress},
 		{"ForeignDHCPServerThatAppearsStopsTheSeed", badForeignLater},
+		{"ForeignNetworkSilencesTheSeed", badForeignElsewhere},
 		{"TwoSwarmsDoNotShareASegment", badTwoSwarms},
 		{"SeedThatComesBackKnowsTheServersOfItsSwarm", badComeback},
 		{"CtrlCWhileProbingLeavesAtOnce", badEarlyInterrupt},
@@ -216,7 +218,41 @@ func badDataDir(w *badWorld) {
 func badForeign(w *badWorld) {
 	lab.Need(w.t, "dnsmasq")
 	w.dnsmasq(w.another("router", w.lan))
-	w.untouched(3, []string{"--probe", "4s"}, "another DHCP server is on this segment: 192.168.42.254", "on lan0", "unplug it", "--interface")
+	w.untouched(3, []string{"--probe", "4s", "--mode", "full"}, "another DHCP server is on this segment: 192.168.42.254", "on lan0", "unplug it", "--interface", "--mode proxy")
+	// Without an address of that network it could not even be a proxy.
+	w.untouched(3, []string{"--probe", "4s"}, "another DHCP server is on this segment: 192.168.42.254", "on lan0", "get one first (dhclient lan0)", "--network", "unplug it", "--interface")
+	w.untouched(3, []string{"--probe", "4s", "--network", "10.1.0.1/24"}, "which --network 10.1.0.1/24 does not reach")
+	w.untouched(2, []string{"--mode", "half"}, "want auto, full or proxy")
+}
+
+// A proxy keeps the address that its port has, and takes one that it was told.
+func badProxyAddress(w *badWorld) {
+	lab.Need(w.t, "dnsmasq")
+	w.dnsmasq(w.another("router", w.lan))
+	before := w.port()
+	r := w.seed("--probe", "4s", "--network", "192.168.42.9/24")
+	r.says("segment   192.168.42.9/24 on lan0, mode proxy: the DHCP server 192.168.42.254")
+	r.says("ready")
+	r.signal(syscall.SIGINT)
+	r.says("Ctrl-C leaves now")
+	r.signal(syscall.SIGINT)
+	r.ends(130)
+	if after := w.port(); after != before {
+		w.t.Errorf("the port was\n%s\nand is now\n%s", before, after)
+	}
+	// It comes back as what it was, though the other server is silent by then, with whatever address the port has.
+	w.run(w.host, "ip", "addr", "add", "192.168.42.19/24", "dev", "lan0")
+	again := []string{"seed", "--data-dir", w.data, "--probe", "4s"}
+	w.start(w.host, w.binary, append(again, "--mode", "full")...).ends(1, "founded in mode proxy")
+	r = w.start(w.host, w.binary, again...)
+	r.says("segment   192.168.42.19/24 on lan0, mode proxy")
+	r.says("ready")
+	if g := w.status().Segments[0]; g.Mode != "proxy" {
+		w.t.Errorf("%+v", g)
+	}
+	// Whoever takes its address away ends it: it is known by that.
+	w.run(w.host, "ip", "addr", "del", "192.168.42.19/24", "dev", "lan0")
+	r.ends(1, "has lost its address", "192.168.42.19/24")
 }
 
 func badForeignLater(w *badWorld) {
@@ -233,33 +269,26 @@ func badForeignLater(w *badWorld) {
 		w.start(w.another(name, w.lan), "dhclient", "-d", "-1", "-sf", "/bin/true", "-cf", "/dev/null", "-lf", files+".leases", "-pf", files+".pid", "lan0")
 	}
 	ask("client")
-	r.await("the segment is blocked", func() bool { return w.status().Segments[0].Blocked != "" })
+	r.says("is not served: another DHCP server answers there: 192.168.42.254") // at once, and without being asked
+	yielded := time.Now()
+	r.says("segment s1 is served by proxy for now: another DHCP server answers there: 192.168.42.254") // once it was asked what it does
 	s := w.status()
-	if why := s.Segments[0].Blocked; !strings.Contains(why, "another DHCP server answers there: 192.168.42.254") {
-		w.t.Errorf("blocked because of %q", why)
+	if g := s.Segments[0]; g.Mode != "proxy" || g.Blocked != "" || !strings.Contains(g.Beside, "192.168.42.254") {
+		w.t.Errorf("%+v", g)
 	}
 	if len(s.Problems) != 1 || !strings.Contains(s.Problems[0].What, "192.168.42.254") || !strings.Contains(s.Problems[0].Next, "switch that server off") {
 		w.t.Errorf("problems: %+v", s.Problems)
 	}
-	if out := w.run(w.host, w.binary, "status", "--data-dir", w.data); !strings.Contains(out, "BLOCKED") || !strings.HasPrefix(out, "PROBLEM") {
+	if out := w.run(w.host, w.binary, "status", "--data-dir", w.data); !strings.Contains(out, "proxy") || !strings.HasPrefix(out, "PROBLEM") {
 		w.t.Errorf("status says\n%s", out)
 	}
-	r.says("is not served: another DHCP server answers there: 192.168.42.254") // without being asked, too
-
-	// From here on the seed is silent: only the other server answers.
-	blocked := time.Now()
+	// From there on only the other server gives addresses.
 	ask("later")
 	later := func() (ours, theirs int) {
-		all, err := lab.ReadDHCP(capture.Path())
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		for _, m := range all {
-			switch {
-			case !m.Reply || m.Time.Before(blocked):
-			case m.SrcMAC.String() == w.host.MAC(w.lan).String():
+		for _, m := range w.answersSince(capture, yielded) {
+			if m.SrcMAC.String() == w.host.MAC(w.lan).String() {
 				ours++
-			default:
+			} else {
 				theirs++
 			}
 		}
@@ -267,7 +296,43 @@ func badForeignLater(w *badWorld) {
 	}
 	r.await("the other server gives an address", func() bool { _, theirs := later(); return theirs >= 2 })
 	if ours, _ := later(); ours > 0 {
-		w.t.Errorf("the blocked seed sent %d DHCP answers", ours)
+		w.t.Errorf("the seed that yielded sent %d DHCP answers", ours)
+	}
+}
+
+// answersSince are the DHCP answers to clients that boot nothing. Those to the probes of the seed do not count: their clients have
+// made-up addresses, and who answers them is what the seed looks for.
+func (w *badWorld) answersSince(c *lab.Capture, since time.Time) (out []lab.DHCPMessage) {
+	w.t.Helper()
+	all, err := lab.ReadDHCP(c.Path())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, m := range all {
+		if m.Reply && m.Time.After(since) {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// A server whose addresses do not reach us: there a proxy would send machines to where they cannot come.
+func badForeignElsewhere(w *badWorld) {
+	lab.Need(w.t, "dnsmasq", "dhclient")
+	r := w.seed()
+	r.says("ready")
+	router := w.another("router", w.lan)
+	w.run(router, "ip", "addr", "add", "10.77.0.1/24", "dev", "lan0")
+	w.dnsmasq(router, "--dhcp-range=10.77.0.200,10.77.0.220,120")
+	files := filepath.Join(w.lab.Dir(), "client")
+	w.start(w.another("client", w.lan), "dhclient", "-d", "-1", "-sf", "/bin/true", "-cf", "/dev/null", "-lf", files+".leases", "-pf", files+".pid", "lan0")
+	r.says("It gives addresses of 10.77.0.0/24, from which machines do not reach a node on 192.168.42.0/24")
+	s := w.status()
+	if g := s.Segments[0]; g.Mode != "full" || !strings.Contains(g.Blocked, "10.77.0.0/24") {
+		w.t.Errorf("%+v", g)
+	}
+	if out := w.run(w.host, w.binary, "status", "--data-dir", w.data); !strings.Contains(out, "BLOCKED") {
+		w.t.Errorf("status says\n%s", out)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -287,14 +288,17 @@ func (w *badWorld) status() status.Status {
 	return s
 }
 
-// dnsmasq gives addresses from .200 on, on a host that it first gives .254.
+// dnsmasq gives addresses from .200 on unless it is told others, on a host that it first gives .254.
 func (w *badWorld) dnsmasq(h *lab.Host, more ...string) *badRun {
 	w.t.Helper()
+	if !slices.ContainsFunc(more, func(flag string) bool { return strings.HasPrefix(flag, "--dhcp-range=") }) {
+		more = append(more, "--dhcp-range=192.168.42.200,192.168.42.220,120")
+	}
 	w.run(h, "ip", "addr", "replace", "192.168.42.254/24", "dev", "lan0")
 	r := w.start(h, "dnsmasq", append([]string{
 		"--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--pid-file=", "--log-facility=-",
 		"--interface=lan0", "--bind-interfaces", "--no-ping", "--dhcp-authoritative", "--log-dhcp",
-		"--dhcp-leasefile=" + filepath.Join(w.t.TempDir(), "leases"), "--dhcp-range=192.168.42.200,192.168.42.220,120",
+		"--dhcp-leasefile=" + filepath.Join(w.t.TempDir(), "leases"),
 	}, more...)...)
 	r.says("DHCP, sockets bound")
 	return r

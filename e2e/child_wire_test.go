@@ -25,11 +25,7 @@ func TestChildSegmentInstallsThroughItsHolderWhenTheUpstreamIsGone(t *testing.T)
 	lab.Need(t, "apt-get", "mmdebstrap", "dhclient")
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	w, small := world(t)
-	small, err := small.Roomy(ctx) // a mirror leaves a tenth of the disk free
-	if err != nil {
-		t.Fatal(err)
-	}
+	w, small := roomyWorld(ctx, t)
 	m1, m2 := parentAndChild(ctx, t, w, small)
 
 	key, err := lab.NewPublisher(time.Now())
@@ -42,10 +38,8 @@ func TestChildSegmentInstallsThroughItsHolderWhenTheUpstreamIsGone(t *testing.T)
 	}
 	a := newArchive(t, key)
 	a.openOn(t, w.Operator)
-	if out, err := m2.Offshoot(ctx, "mirror", "add", "inhouse", "http://"+archiveAddress+"/", "--keyring", keyring); err != nil {
-		t.Fatal(err, out)
-	}
-	awaitMirrors(ctx, t, []*story.Bare{m1, m2})
+	addMirror(ctx, t, m2, "inhouse", "http://"+archiveAddress+"/", "--keyring", keyring)
+	awaitMirrors(ctx, t, 1, []*story.Bare{m1, m2})
 
 	installsOnLan1(ctx, t, w, "c1", keyring)
 	for _, name := range a.lasting() {

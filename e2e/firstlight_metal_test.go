@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,28 +17,14 @@ import (
 // TestFirstLight is the demo as a test: from bare disks to a swarm, with real firmware, and without its seed at the end.
 func TestFirstLight(t *testing.T) {
 	lab.Need(t, lab.Metal)
-	binary, image := os.Getenv("OFFSHOOT_BIN"), os.Getenv("OFFSHOOT_IMAGE")
-	if binary == "" || image == "" {
-		t.Fatal("OFFSHOOT_BIN and OFFSHOOT_IMAGE name no files: run this with make test-metal")
-	}
-	w, err := story.NewWorld(story.Options{
-		Binary: binary, Image: image, Dir: workDir(t), Say: func(line string) { t.Log(line) },
-		Logger: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := w.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	w := metalWorld(t)
 	report, err := story.FirstLight(t.Context(), w)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("\n%s\n%s\n%s", report.Status, report.Phases(), report.Sources())
 	checkEnd(t, report)
+	checkSources(t, report)
 	for name, c := range w.Captures {
 		messages, err := lab.ReadDHCP(c.Path())
 		if err != nil {
@@ -83,6 +68,28 @@ func checkEnd(t *testing.T, r story.Report) {
 	for _, e := range r.Machines["m2"].Timeline {
 		if e.Node == "seed" {
 			t.Errorf("the seed had a hand in m2: %s %s", e.Kind, e.Text)
+		}
+	}
+}
+
+// checkSources: an image comes to a machine in pieces from its neighbours, and to its store from its own disk.
+func checkSources(t *testing.T, r story.Report) {
+	t.Helper()
+	sources := r.Sources()
+	for _, name := range []string{"m1", "m2", "m3"} {
+		var line string
+		for l := range strings.Lines(sources) {
+			if strings.Contains(l, "came to "+name+": ") {
+				line = l
+			}
+		}
+		for _, want := range []string{" in pieces, 0 B by HTTP", " to its store from its own disk"} {
+			if !strings.Contains(line, want) {
+				t.Errorf("%s: the account %q does not say %q", name, line, want)
+			}
+		}
+		if strings.Contains(line, "from nodes of its segment") || strings.Contains(line, "across an uplink") {
+			t.Errorf("the image came twice to %s: %s", name, line)
 		}
 	}
 }

@@ -3,8 +3,6 @@
 package e2e
 
 import (
-	"log/slog"
-	"os"
 	"strings"
 	"testing"
 
@@ -18,18 +16,7 @@ import (
 // nothing by TFTP.
 func TestMachineThatBootsByHTTPIsInstalledAndTakesOver(t *testing.T) {
 	lab.Need(t, lab.MetalUEFI)
-	w, err := story.NewWorld(story.Options{
-		Binary: os.Getenv("OFFSHOOT_BIN"), Image: os.Getenv("OFFSHOOT_IMAGE"), Dir: workDir(t), Say: func(line string) { t.Log(line) },
-		Logger: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := w.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	w := metalWorld(t)
 	report, m1, err := story.OneMachine(t.Context(), w, lab.UEFIHTTP)
 	if err != nil {
 		t.Fatal(err)

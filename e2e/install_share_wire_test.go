@@ -5,7 +5,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"os"
 	"strings"
 	"sync"
@@ -107,7 +106,6 @@ type commander interface {
 // storedImage is the size of what travels, bytes.
 func storedImage(t *testing.T, small story.Small) int64 {
 	t.Helper()
-	var info fs.FileInfo
 	info, err := os.Stat(small.Image)
 	if err != nil {
 		t.Fatal(err)

@@ -101,17 +101,46 @@ func (a *archive) openOn(t *testing.T, h *lab.Host) {
 	})
 }
 
+// roomyWorld is a world whose nodes have room to mirror: a mirror leaves a tenth of the disk free.
+func roomyWorld(ctx context.Context, t *testing.T) (*story.World, story.Small) {
+	t.Helper()
+	w, small := world(t)
+	small, err := small.Roomy(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w, small
+}
+
+// addMirror has the swarm mirror a repository.
+func addMirror(ctx context.Context, t *testing.T, via *story.Bare, args ...string) {
+	t.Helper()
+	if out, err := via.Offshoot(ctx, append([]string{"mirror", "add"}, args...)...); err != nil {
+		t.Fatal(err, out)
+	}
+}
+
+// awaitMirrors waits until every node has heard of n repositories by the ledger.
+func awaitMirrors(ctx context.Context, t *testing.T, n int, all []*story.Bare) {
+	t.Helper()
+	for _, b := range all {
+		for m := mirrorOf(ctx, t, b); len(m.Repos) < n || len(m.Problems) > 0; m = mirrorOf(ctx, t, b) {
+			select {
+			case <-ctx.Done():
+				t.Fatalf("%s does not mirror the repositories", b.Host)
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}
+}
+
 // TestPackagesCrossTheUplinkOnceAndOutliveIt: whichever node a machine asks, a package comes from upstream once; and with the
 // upstream gone, a node that never fetched anything has it from those beside it.
 func TestPackagesCrossTheUplinkOnceAndOutliveIt(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	w, small := world(t)
-	small, err := small.Roomy(ctx) // a mirror leaves a tenth of the disk free
-	if err != nil {
-		t.Fatal(err)
-	}
+	w, small := roomyWorld(ctx, t)
 	trio := trioOf(ctx, t, w, small)
 	a := newArchive(t, new(lab.Publisher))
 	a.openOn(t, w.Operator)
@@ -121,13 +150,9 @@ func TestPackagesCrossTheUplinkOnceAndOutliveIt(t *testing.T) {
 	}
 	holder := trio.Machine(s.Segments[0].Holder)
 	others := trio.Others(holder)
-	if out, err := holder.Offshoot(ctx, "mirror", "add", "inhouse", "http://"+archiveAddress+"/", "--unsigned"); err != nil {
-		t.Fatal(err, out)
-	}
+	addMirror(ctx, t, holder, "inhouse", "http://"+archiveAddress+"/", "--unsigned")
 	// No node can reach this one, or find its name: the archive is the proxy that leads to it.
-	if out, err := holder.Offshoot(ctx, "mirror", "add", "outside", "http://archive.invalid/", "--unsigned", "--limit", "50MB/s", "--proxy", "http://"+archiveAddress); err != nil {
-		t.Fatal(err, out)
-	}
+	addMirror(ctx, t, holder, "outside", "http://archive.invalid/", "--unsigned", "--limit", "50MB/s", "--proxy", "http://"+archiveAddress)
 	direct := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -164,15 +189,7 @@ func TestPackagesCrossTheUplinkOnceAndOutliveIt(t *testing.T) {
 			}
 		}
 	}
-	for _, b := range trio.Machines { // every node hears of the repository by the ledger
-		for m := mirrorOf(ctx, t, b); len(m.Repos) < 2 || len(m.Problems) > 0; m = mirrorOf(ctx, t, b) {
-			select {
-			case <-ctx.Done():
-				t.Fatalf("%s does not mirror the repository", b.Host)
-			case <-time.After(100 * time.Millisecond):
-			}
-		}
-	}
+	awaitMirrors(ctx, t, 2, trio.Machines)
 	install(holder)
 	install(others[0])
 	for _, path := range []string{archiveRelease, archiveList} {

@@ -28,11 +28,7 @@ func TestNextHolderInstallsWhatTheFirstOneFetched(t *testing.T) {
 	lab.Need(t, "apt-get")
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	w, small := world(t)
-	small, err := small.Roomy(ctx) // a mirror leaves a tenth of the disk free
-	if err != nil {
-		t.Fatal(err)
-	}
+	w, small := roomyWorld(ctx, t)
 	trio := trioOf(ctx, t, w, small)
 	a := newArchive(t, new(lab.Publisher))
 	a.openOn(t, w.Operator)
@@ -42,10 +38,8 @@ func TestNextHolderInstallsWhatTheFirstOneFetched(t *testing.T) {
 	}
 	first := trio.Machine(s.Segments[0].Holder)
 	others := trio.Others(first)
-	if out, err := first.Offshoot(ctx, "mirror", "add", "inhouse", "http://"+archiveAddress+"/", "--unsigned"); err != nil {
-		t.Fatal(err, out)
-	}
-	awaitMirrors(ctx, t, trio.Machines)
+	addMirror(ctx, t, first, "inhouse", "http://"+archiveAddress+"/", "--unsigned")
+	awaitMirrors(ctx, t, 1, trio.Machines)
 
 	// The wire tier's agent fetches no packages, so the machine's part is played: its orders are the real ones.
 	m4 := newInstallation(ctx, t, w, small, "m4", first)
@@ -119,22 +113,8 @@ func fullDisk(ctx context.Context, t *testing.T, b *story.Bare) {
 		if !a.Here {
 			t.Errorf("%s is thrown away, and profiles %q need it", a.Name, a.Profiles)
 		}
-		if out, err := b.Offshoot(ctx, "artifact", "withdraw", a.Digest); err == nil || !strings.Contains(out+err.Error(), "is needed by profile default") {
-			t.Errorf("withdraw %s: %v: %s", a.Name, err, out)
-		}
-	}
-}
-
-// awaitMirrors waits until every node has heard of the repository by the ledger.
-func awaitMirrors(ctx context.Context, t *testing.T, all []*story.Bare) {
-	t.Helper()
-	for _, b := range all {
-		for m := mirrorOf(ctx, t, b); len(m.Repos) == 0 || len(m.Problems) > 0; m = mirrorOf(ctx, t, b) {
-			select {
-			case <-ctx.Done():
-				t.Fatalf("%s does not mirror the repository", b.Host)
-			case <-time.After(100 * time.Millisecond):
-			}
+		if out, err := b.Offshoot(ctx, "artifact", "remove", a.Digest); err == nil || !strings.Contains(out+err.Error(), "is needed by profile default") {
+			t.Errorf("remove %s: %v: %s", a.Name, err, out)
 		}
 	}
 }

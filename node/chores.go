@@ -33,6 +33,7 @@ func (s *services) begin(ctx context.Context) error {
 		}
 		settings, _ := s.state.View().Settings()
 		s.node.o.Say("swarm     " + settings.Swarm + ", pin " + settings.Pin)
+		s.sayUnverified()
 		s.node.o.Say("ready     connect a machine and let it boot from the network")
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"slices"
@@ -11,7 +12,7 @@ import (
 	"time"
 
 	"offshoot/node/internal/api"
-	"offshoot/node/internal/mirror"
+	"offshoot/node/internal/archive"
 	"offshoot/node/internal/peer"
 	"offshoot/node/status"
 	"offshoot/swarm"
@@ -28,6 +29,18 @@ func (d *desk) Propose(ctx context.Context, actor string, op swarm.Op) (swarm.Re
 	ctx, cancel := context.WithTimeout(ctx, decideTime)
 	defer cancel()
 	return d.s.replica.proposeAs(ctx, actor, op)
+}
+
+// decide writes an operator's decision down, and makes a refusal of the ledger an error.
+func (d *desk) decide(ctx context.Context, actor string, op swarm.Op) error {
+	result, err := d.Propose(ctx, actor, op)
+	if err != nil {
+		return err
+	}
+	if err := result.Err(); err != nil {
+		return api.Refused(fmt.Errorf("the swarm refuses: %w", err))
+	}
+	return nil
 }
 
 // Leave hands everything over and stops the node. Leaving is the node's own word, so who asked for it is noted first.
@@ -57,7 +70,8 @@ func (d *desk) AddOperator(ctx context.Context, actor, name, role string) ([]byt
 
 // PutRepo has a repository mirrored.
 func (d *desk) PutRepo(ctx context.Context, actor string, repo swarm.Repo) error {
-	if err := cmp.Or(repo.Check(), mirror.CheckKeyring(repo.Keyring)); err != nil {
+	_, unreadable := archive.ReadKeyring(repo.Keyring, nil)
+	if err := cmp.Or(repo.Check(), unreadable); err != nil {
 		return api.Refused(err)
 	}
 	result, err := d.Propose(ctx, actor, swarm.PutRepo{Repo: repo})

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ type DetectOptions struct {
 	DataDir    string   // of the seed; what it knows of a swarm is read, and nothing is written
 	Interfaces []string // none: every port. One: as a seed that is told this one
 	Network    netip.Prefix
+	Mode       string // of the seed; "" is ModeAuto
 	Probe      segment.Schedule
 	Logger     *slog.Logger
 }
@@ -53,15 +55,16 @@ func Detect(ctx context.Context, o DetectOptions) (out status.Detection, err err
 	if err != nil {
 		return out, err
 	}
-	footing := footing{network: Seed{Network: o.Network}.network(), reached: reached, home: m.Port}
+	seed := Seed{Network: o.Network, Mode: cmp.Or(o.Mode, ModeAuto)}
 	out = status.Detection{Ports: []status.DetectedPort{}, Name: hostName()}
 	if member {
 		out.Name = m.Name
-		if !o.Network.IsValid() {
-			footing.network = m.Address // where it goes on
+		if seed, err = seed.resuming(m); err != nil { // where it goes on
+			return out, err
 		}
 	}
-	out.Network = footing.network.String()
+	footing := footing{seed: seed, reached: reached, home: m.Port}
+	out.Network, out.Mode = seed.network().String(), seed.Mode
 	if len(o.Interfaces) == 1 {
 		footing.named = o.Interfaces[0]
 	}
@@ -70,16 +73,20 @@ func Detect(ctx context.Context, o DetectOptions) (out status.Detection, err err
 			footing.free = append(footing.free, p.Name)
 		}
 	}
-	looks, err := o.lookAt(ctx, all, m, footing.network)
+	looks, err := o.lookAt(ctx, all, m, seed.network())
 	if err != nil {
 		return out, err
 	}
 	out.Interface = footing.named
 	for _, l := range looks {
 		p := l.describe()
-		p.Verdict, p.Why = footing.judge(l)
+		var at stance
+		p.Verdict, at, p.Why = footing.judge(l)
+		if at.address.IsValid() {
+			p.Mode = at.mode.String()
+		}
 		if p.Verdict == status.VerdictServes {
-			out.Interface = p.Name
+			out.Interface, out.Network = p.Name, at.address.String()
 		}
 		out.Ports = append(out.Ports, p)
 	}
@@ -158,44 +165,52 @@ func raise(ctx context.Context, undo *segment.Journal, p segment.Port) (segment.
 
 // footing is what a seed would go by beside the port itself.
 type footing struct {
+	seed    Seed
 	named   string // by --interface
 	free    []string
 	home    swarm.MAC // where the swarm of the data directory stands; empty: there is none
-	network netip.Prefix
 	reached []segment.Carried
 }
 
-// judge says what a seed would do with a port, in the order in which it would find out.
-func (f footing) judge(l look) (status.Verdict, string) {
+// judge says what a seed would do with a port, in the order in which it would find out, and how it would serve there.
+func (f footing) judge(l look) (status.Verdict, stance, string) {
 	p := l.port
 	switch why := p.Unfit(); {
 	case why != "":
-		return status.VerdictRefuses, "cannot be used: " + why
+		return status.VerdictRefuses, stance{}, "cannot be used: " + why
 	case errors.Is(l.err, segment.ErrNoLink) || l.err == nil && !l.link:
-		return status.VerdictRefuses, "no link: check the cable and that the other end is switched on"
+		return status.VerdictRefuses, stance{}, "no link: check the cable and that the other end is switched on"
 	case l.err != nil:
-		return status.VerdictRefuses, l.err.Error()
-	case len(l.servers) > 0:
-		return status.VerdictRefuses, fmt.Sprintf("another DHCP server answers there: %s", l.servers[0])
+		return status.VerdictRefuses, stance{}, l.err.Error()
 	}
-	if err := segment.InUse(f.reached, p.Name, f.network); err != nil {
-		return status.VerdictRefuses, err.Error()
+	at, err := f.seed.stand(p, l.servers)
+	if err == nil && !slices.Contains(p.Addrs, at.address) {
+		err = segment.InUse(f.reached, p.Name, at.address)
 	}
+	if err != nil {
+		return status.VerdictRefuses, stance{}, err.Error()
+	}
+	verdict, why := f.choose(p)
+	return verdict, at, why + at.why
+}
+
+// choose says whether a seed would take a port by itself.
+func (f footing) choose(p segment.Port) (status.Verdict, string) {
 	switch busy := p.Busy(); {
 	case f.named == p.Name:
-		return status.VerdictServes, "it is named, and no other DHCP server answers there"
+		return status.VerdictServes, "it is named, and "
 	case f.home == p.MAC:
-		return status.VerdictServes, "the swarm of the data directory stands on it"
+		return status.VerdictServes, "the swarm of the data directory stands on it, and "
 	case f.home != "":
-		return status.VerdictAsks, "the swarm of the data directory stands on another port"
+		return status.VerdictAsks, "the swarm of the data directory stands on another port; "
 	case !p.Up:
-		return status.VerdictAsks, "it is down: taken only when named with --interface " + p.Name
+		return status.VerdictAsks, "it is down: taken only when named with --interface " + p.Name + "; "
 	case busy != "":
-		return status.VerdictAsks, "taken only when named with --interface " + p.Name + ": " + busy
+		return status.VerdictAsks, "taken only when named with --interface " + p.Name + ": " + busy + "; "
 	case len(f.free) > 1:
-		return status.VerdictAsks, fmt.Sprintf("%d ports are free: name one with --interface", len(f.free))
+		return status.VerdictAsks, fmt.Sprintf("%d ports are free: name one with --interface; ", len(f.free))
 	}
-	return status.VerdictServes, "the only free port, and no other DHCP server answers there"
+	return status.VerdictServes, "the only free port, and "
 }
 
 func (l look) describe() status.DetectedPort {

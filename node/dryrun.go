@@ -58,17 +58,18 @@ func DryRun(ctx context.Context, o Options) (err error) {
 			return err
 		}
 	}
-	port, network, err := seed.scout(ctx, undo, m)
+	port, err := seed.port(ctx, undo, m)
 	if err != nil {
 		return err
 	}
-	o.Say(fmt.Sprintf("segment   %s on %s; nothing is changed there", network, port.Name))
 	o.Say("probing   for other DHCP servers on " + port.Name)
-	if err := seed.probe(ctx, port, segment.Prober{Log: o.Logger, Mark: m.mark(), Mine: m.mine(network, port)}); err != nil {
+	at, err := seed.scout(ctx, port, segment.Prober{Log: o.Logger, Mark: m.mark(), Mine: m.mine(seed.network(), port)})
+	if err != nil {
 		return err
 	}
-	r := rehearsal{o: o, listen: dhcp.Listen}
-	server, err := r.server(port.Name, network, m.mark())
+	o.Say(fmt.Sprintf("segment   %s on %s, mode %s: %s; nothing is changed there", at.address, port.Name, at.mode, at.why))
+	r := rehearsal{o: o, listen: dhcp.Listen, boot: dhcp.ListenBoot}
+	server, err := r.server(port.Name, at, m.mark())
 	if err != nil {
 		return err
 	}
@@ -80,31 +81,18 @@ func DryRun(ctx context.Context, o Options) (err error) {
 	return nil
 }
 
-// scout is stake without taking the address.
-func (s Seed) scout(ctx context.Context, undo *segment.Journal, m memory) (segment.Port, netip.Prefix, error) {
-	network := s.network()
-	port, err := s.port(ctx, undo, m)
-	if err != nil {
-		return port, network, err
-	}
-	reached, err := segment.Reached()
-	if err != nil {
-		return port, network, err
-	}
-	return port, network, segment.InUse(reached, port.Name, network)
-}
-
 // rehearsal is the DHCP server of a seed that plays to an empty house.
 type rehearsal struct {
 	o        Options
 	listen   func(dhcp.Config) (dhcp.Link, error)
+	boot     func(dhcp.Config) (dhcp.BootLink, error) // of a proxy's second port
 	answered atomic.Int64
 }
 
 // server decides as that of a post does, with its settings; what it knows and what it sends is nothing.
-func (r *rehearsal) server(port string, network netip.Prefix, mark string) (*dhcp.Server, error) {
+func (r *rehearsal) server(port string, at stance, mark string) (*dhcp.Server, error) {
 	c := dhcp.Config{Interface: port, Mark: mark}
-	onSegment(&c, network.Addr(), network.Masked(), swarm.Segment{Network: network.Masked()}.Pools(), maxLease)
+	onSegment(&c, at.address.Addr(), swarm.Segment{Network: at.address.Masked(), Mode: at.mode}, maxLease)
 	return dhcp.New(dhcp.Options{
 		Config: c, Ledger: noLedger{}, Duty: func() dhcp.DutyState { return dhcp.Full }, OnTrace: r.tell, Log: r.o.Logger,
 		Probe: func(context.Context, netip.Addr) (net.HardwareAddr, error) { return nil, nil },
@@ -114,6 +102,13 @@ func (r *rehearsal) server(port string, network netip.Prefix, mark string) (*dhc
 				return nil, err
 			}
 			return mute{l}, nil
+		},
+		ListenBoot: func(c dhcp.Config) (dhcp.BootLink, error) {
+			l, err := r.boot(c)
+			if err != nil {
+				return nil, err
+			}
+			return muteBoot{l}, nil
 		},
 	})
 }
@@ -136,6 +131,11 @@ type mute struct{ dhcp.Link }
 
 // Send sends nothing.
 func (mute) Send([]byte, dhcp.Destination, net.HardwareAddr) error { return nil }
+
+type muteBoot struct{ dhcp.BootLink }
+
+// Send sends nothing.
+func (muteBoot) Send([]byte, dhcp.Destination, net.HardwareAddr) error { return nil }
 
 // noLedger is a ledger in which nothing was ever written, and nothing will be.
 type noLedger struct{}

@@ -70,7 +70,7 @@ func TestDryRunSaysWhatItWouldAnswerAndSendsNothing(t *testing.T) {
 				return &strictLink{t: t, heard: [][]byte{[]byte("rubbish"), msg.ToBytes()}}, nil
 			},
 		}
-		server, err := r.server("eth1", netip.MustParsePrefix("192.168.42.1/24"), "offshoot ")
+		server, err := r.server("eth1", stance{address: netip.MustParsePrefix("192.168.42.1/24")}, "offshoot ")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"offshoot/handoff"
@@ -38,6 +39,7 @@ type Seed struct {
 	AutoApprove bool
 	Expand      bool
 	Probe       segment.Schedule // zero: DefaultSchedule
+	Mode        string           // ModeAuto, ModeFull or ModeProxy; "" is ModeAuto
 }
 
 // Defaults of a seed.
@@ -65,22 +67,58 @@ func (s Seed) network() netip.Prefix {
 
 // resuming is the seed that goes on with the swarm of its data directory: on the network that this was founded on.
 func (s Seed) resuming(m memory) (Seed, error) {
-	if s.Network.IsValid() && s.Network != m.Address {
+	if s.Network.IsValid() && s.Network != m.Address && !m.Foreign {
 		return s, fmt.Errorf("this swarm was founded on %s, not on %s: leave --network out, or choose another --data-dir", m.Address, s.Network)
 	}
-	s.Network = m.Address
+	founded := ModeFull
+	if m.Foreign {
+		founded = ModeProxy
+	}
+	if s.Mode != "" && s.Mode != ModeAuto && s.Mode != founded {
+		return s, fmt.Errorf("this swarm was founded in mode %s, and its first segment stays so: leave --mode out, or choose another --data-dir", founded)
+	}
+	s.Mode = founded
+	if !m.Foreign { // else it is whatever the port has now
+		s.Network = m.Address
+	}
 	return s, nil
 }
 
-// stake chooses the port and takes the address. The undo journal takes both back when the seed stops.
-func (s Seed) stake(ctx context.Context, undo *segment.Journal, m memory) (segment.Port, netip.Prefix, error) {
-	network := s.network()
-	port, err := s.port(ctx, undo, m)
-	if err != nil {
-		return port, network, err
+// claim probes the port, decides how to serve there, and takes the address if the port does not have it. The undo journal takes
+// that back when the seed stops; what the port had before stays.
+func (s Seed) claim(ctx context.Context, undo *segment.Journal, port segment.Port, prober segment.Prober) (stance, error) {
+	at, err := s.scout(ctx, port, prober)
+	if err == nil {
+		_, err = undo.Configure(port, at.address)
 	}
-	_, err = undo.Configure(port, network)
-	return port, network, err
+	return at, err
+}
+
+// scout is claim without taking the address.
+func (s Seed) scout(ctx context.Context, port segment.Port, prober segment.Prober) (stance, error) {
+	reached, err := segment.Reached()
+	if err != nil {
+		return stance{}, err
+	}
+	if s.Mode == ModeFull { // what can be known is said before the wait
+		if err := segment.InUse(reached, port.Name, s.network()); err != nil {
+			return stance{}, err
+		}
+	}
+	prober.Schedule = s.Probe
+	prober.Whole = s.Mode != ModeFull // what a server gives decides
+	servers, err := prober.Probe(ctx, port)
+	if err != nil {
+		return stance{}, err
+	}
+	if port, err = segment.PortByName(port.Name); err != nil { // with the addresses that it has now
+		return stance{}, err
+	}
+	at, err := s.stand(port, servers)
+	if err != nil || slices.Contains(port.Addrs, at.address) {
+		return at, err
+	}
+	return at, segment.InUse(reached, port.Name, at.address)
 }
 
 // port chooses the port and sees that it is up and has link.
@@ -119,20 +157,6 @@ func tagged(undo *segment.Journal, mac swarm.MAC, vlan uint16) (segment.Port, er
 		return on, fmt.Errorf("interface %s cannot carry VLAN %d: %s", on.Name, vlan, why)
 	}
 	return undo.VLAN(on, vlan)
-}
-
-// probe refuses a segment on which somebody else gives addresses.
-func (s Seed) probe(ctx context.Context, port segment.Port, prober segment.Prober) error {
-	prober.Schedule = s.Probe
-	servers, err := prober.Probe(ctx, port)
-	if err != nil {
-		return err
-	}
-	if len(servers) > 0 {
-		return fmt.Errorf("%w: %s on %s. Two would break that network: unplug it, or name another port with --interface",
-			ErrForeignDHCP, servers[0], port.Name)
-	}
-	return nil
 }
 
 // larder prepares what machines are installed with, and remembers what it learned of an image, so that the second start
@@ -231,7 +255,8 @@ func (l *larder) learn(ctx context.Context, s Seed, path, digest string) (known,
 }
 
 // found makes the swarm's identity: the authority, this node's certificate, and its memory.
-func (s Seed) found(dir string, id *identity.Identity, port segment.Port, address netip.Prefix, name string) (memory, swarm.Found, error) {
+func (s Seed) found(dir string, id *identity.Identity, port segment.Port, at stance, name string) (memory, swarm.Found, error) {
+	address := at.address
 	settings := swarm.Settings{
 		Swarm: swarm.NewID(), Range: s.Range, Voters: s.Voters, AutoApprove: s.AutoApprove, Expand: s.Expand, Profile: "default",
 		GossipKeys: []string{identity.NewGossipKey().Encode()},
@@ -266,9 +291,11 @@ func (s Seed) found(dir string, id *identity.Identity, port segment.Port, addres
 	if err := id.Enroll(ca.Pin(), cert, ca.Certificate()); err != nil {
 		return memory{}, swarm.Found{}, err
 	}
-	m := memory{Swarm: settings.Swarm, Node: self, Name: name, Ephemeral: true, Port: port.MAC, VLAN: port.VLAN, Address: address, Keys: settings.GossipKeys}
+	m := memory{Swarm: settings.Swarm, Node: self, Name: name, Ephemeral: true, Port: port.MAC, VLAN: port.VLAN, Address: address, Keys: settings.GossipKeys,
+		Foreign: at.mode == swarm.ModeProxy}
 	return m, swarm.Found{
 		Settings: settings,
+		Mode:     at.mode,
 		Network:  address.Masked(),
 		Node: swarm.Node{
 			ID: self, Name: name, Machine: "", Ephemeral: true, Address: netip.AddrPortFrom(address.Addr(), PeerPort).String(), Serial: serial, Key: key,

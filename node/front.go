@@ -26,6 +26,9 @@ func NewClient(dataDir string) *Client { return api.NewClient(dataDir) }
 // ArmRequest says how a machine is armed.
 type ArmRequest = api.ArmRequest
 
+// Upload is what an operator says of bytes that he sends.
+type Upload = api.Upload
+
 // Errors that a command line tells apart.
 var (
 	ErrUnreachable  = api.ErrUnreachable
@@ -93,7 +96,7 @@ func ParseRange(s string) (netip.Prefix, error) {
 // progress tells an operator in one line what has become of each machine.
 func (s *services) progress(ctx context.Context) error {
 	told := map[swarm.MAC]string{}
-	blocked := map[string]string{}
+	blocked, beside := map[string]string{}, map[string]string{}
 	for {
 		changed := s.state.Changed()
 		view := s.state.View()
@@ -101,10 +104,12 @@ func (s *services) progress(ctx context.Context) error {
 			switch {
 			case g.Blocked != "" && g.Blocked != blocked[g.ID]:
 				s.node.o.Say(fmt.Sprintf("blocked   segment %s is not served: %s", g.ID, g.Blocked))
-			case g.Blocked == "" && blocked[g.ID] != "":
+			case g.Blocked == "" && g.Beside != "" && (g.Beside != beside[g.ID] || blocked[g.ID] != ""):
+				s.node.o.Say(fmt.Sprintf("proxy     segment %s is served by proxy for now: %s", g.ID, g.Beside))
+			case g.Blocked == "" && g.Beside == "" && blocked[g.ID]+beside[g.ID] != "":
 				s.node.o.Say(fmt.Sprintf("segment   %s is served again", g.ID))
 			}
-			blocked[g.ID] = g.Blocked
+			blocked[g.ID], beside[g.ID] = g.Blocked, g.Beside
 		}
 		for _, m := range view.Machines() {
 			if line := machineLine(view, m); line != told[m.MAC] && !m.FirstSeen.IsZero() {
@@ -158,6 +163,18 @@ func Install(ctx context.Context, o AgentOptions, log *slog.Logger) error {
 		URL: o.URL, Logger: log, Console: os.Stderr, System: agent.Process{Disk: o.Disk, Dir: o.Dir}, Join: joinExchange,
 	})
 }
+
+// Adoption says where a foreign installer runs.
+type Adoption = agent.Adoption
+
+// ErrNoRoot: what is to become a node is no installed system.
+var ErrNoRoot = agent.ErrNoSystem
+
+// ChooseDisk tells a foreign installer which disk it may use.
+func ChooseDisk(ctx context.Context, a Adoption) (string, error) { return agent.ChooseDisk(ctx, a) }
+
+// Adopt makes a node of the system that a foreign installer has left below root.
+func Adopt(ctx context.Context, a Adoption, root string) error { return agent.Adopt(ctx, a, root) }
 
 // Ephemeral says whether the node is a seed, which hands everything over before it stops.
 func (n *Node) Ephemeral() bool { return n.o.Seed != nil }

@@ -45,6 +45,9 @@ type ground struct {
 	deaf  bool // a door did not open, and that was said
 }
 
+// errMoved ends a node whose address was from the server of others: everybody knows it by that, and so do its sockets.
+var errMoved = errors.New("this node has lost its address, which another DHCP server gave to it; started again it goes on with the one that it gets then")
+
 func (g *ground) String() string         { return "ground" }
 func (g *ground) Ready() <-chan struct{} { return nil }
 
@@ -68,7 +71,9 @@ func (g *ground) Run(ctx context.Context) error {
 	defer ticker.Stop()
 	for {
 		changed, members := g.state.Changed(), g.members()
-		if err := g.look(ctx, &all); err != nil && ctx.Err() == nil {
+		if err := g.look(ctx, &all); errors.Is(err, errMoved) {
+			return err
+		} else if err != nil && ctx.Err() == nil {
 			g.log.Debug("look at the ports ended early", "error", err)
 		}
 		select {
@@ -118,9 +123,13 @@ func (g *ground) ports() ([]segment.Port, error) {
 	for _, p := range all {
 		switch {
 		case p.MAC == g.memory.Port && p.Master == "":
-			if p.VLAN == g.memory.VLAN { // what else is on the same port is not ours
-				mine = append(mine, p)
+			if p.VLAN != g.memory.VLAN {
+				continue // what else is on the same port is not ours
 			}
+			if g.memory.Foreign && p.Up && !slices.Contains(p.Addrs, g.memory.Address) {
+				return nil, fmt.Errorf("%w: %s of %s", errMoved, g.memory.Address, p.Name)
+			}
+			mine = append(mine, p)
 		case p.VLAN != 0: // known by its MAC, it could not be told from its port
 		case g.memory.Ephemeral || !settings.Expand || p.Unfit() != "" || p.DefaultRoute || g.foreignAddress(p, self):
 		default:
@@ -154,6 +163,9 @@ func (g *ground) survey(ports []segment.Port, self swarm.Node) []swarm.Port {
 		r := swarm.Port{Name: p.Name, MAC: p.MAC, VLAN: p.VLAN, Link: p.Link}
 		if i := slices.IndexFunc(self.Ports, func(q swarm.Port) bool { return q.MAC == p.MAC }); i >= 0 {
 			r.Segment, r.Address = self.Ports[i].Segment, self.Ports[i].Address
+		}
+		if p.MAC == g.memory.Port && g.memory.Foreign {
+			r.Address = g.memory.Address
 		}
 		if r.Segment == "" {
 			for _, n := range g.hello.Neighbours(p.Name) {
@@ -225,8 +237,8 @@ func says(n swarm.Node, op swarm.ReportNode) bool {
 // address gives the ports the addresses that the ledger knows.
 func (g *ground) address(ports []swarm.Port) {
 	for _, p := range ports {
-		if !p.Address.IsValid() {
-			continue
+		if !p.Address.IsValid() || p.MAC == g.memory.Port && g.memory.Foreign {
+			continue // that one comes and goes with its lease
 		}
 		var err error
 		if p.MAC == g.memory.Port && !g.memory.Ephemeral {

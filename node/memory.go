@@ -30,7 +30,8 @@ type memory struct {
 	Ephemeral bool             `json:"ephemeral,omitempty"`
 	Port      swarm.MAC        `json:"port"` // of the home port
 	VLAN      uint16           `json:"vlan,omitempty"`
-	Address   netip.Prefix     `json:"address"` // on the home segment, for ever
+	Address   netip.Prefix     `json:"address"`           // on the home segment, for ever unless Foreign
+	Foreign   bool             `json:"foreign,omitempty"` // the address is from the server of others, and may be another one next time
 	Gateway   netip.Addr       `json:"gateway,omitzero"`
 	Segment   string           `json:"segment"`
 	Keys      []string         `json:"keys"`    // gossip keyring, as identity.Key encodes it

@@ -184,7 +184,7 @@ func (s *nameServers) wanted() map[nameDoor]bool {
 	settings, _ := view.Settings()
 	self, _ := view.Node(s.self())
 	for _, p := range self.Ports {
-		if p.Segment != "" && p.Address.IsValid() && !settings.DNSOff {
+		if seg, ok := view.Segment(p.Segment); ok && p.Address.IsValid() && !settings.DNSOff && !seg.Foreign() { // not on the networks of others
 			all[nameDoor{p.Address.Addr(), p.MAC, p.VLAN, p.Segment}] = true
 		}
 	}

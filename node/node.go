@@ -22,6 +22,7 @@ import (
 	"offshoot/node/internal/api"
 	"offshoot/node/internal/boot"
 	"offshoot/node/internal/segment"
+	"offshoot/node/internal/tenant"
 	"offshoot/swarm"
 	"offshoot/swarm/identity"
 	"offshoot/swarm/share"
@@ -132,19 +133,21 @@ func (n *Node) seed(ctx context.Context, s *services, member bool) error {
 			return err
 		}
 	}
-	port, address, err := seed.stake(ctx, s.undo, s.memory)
+	port, err := seed.port(ctx, s.undo, s.memory)
 	if err != nil {
 		return err
 	}
-	n.o.Say(fmt.Sprintf("segment   %s on %s", address, port.Name))
 	// The probe takes ten seconds of listening; the larder is stocked meanwhile.
+	var at stance
 	probed := make(chan error, 1)
 	probing, stop := context.WithCancel(ctx)
 	defer stop()
 	started := time.Now()
 	go func() {
-		prober := segment.Prober{Log: n.log, Mark: s.mark(), Mine: s.memory.mine(address, port)}
-		probed <- seed.probe(probing, port, prober)
+		prober := segment.Prober{Log: n.log, Mark: s.mark(), Mine: s.memory.mine(seed.network(), port)}
+		var err error
+		at, err = seed.claim(probing, s.undo, port, prober)
+		probed <- err
 	}()
 	if err := s.stock(ctx, seed); err != nil {
 		stop()
@@ -155,13 +158,15 @@ func (n *Node) seed(ctx context.Context, s *services, member bool) error {
 	if err := <-probed; err != nil {
 		return err
 	}
-	n.log.Info("no foreign DHCP server", "probed", time.Since(started))
+	n.log.Info("probed", "mode", at.mode, "why", at.why, "took", time.Since(started))
+	n.o.Say(fmt.Sprintf("segment   %s on %s, mode %s: %s", at.address, port.Name, at.mode, at.why))
+	s.memory.Address = at.address
 	if !member {
 		name := n.o.Name
 		if name == "" {
 			name = hostName()
 		}
-		m, found, err := seed.found(n.o.DataDir, s.identity, port, address, name)
+		m, found, err := seed.found(n.o.DataDir, s.identity, port, at, name)
 		if err != nil {
 			return err
 		}
@@ -189,6 +194,12 @@ func hostName() string {
 
 // installed runs a machine that offshoot installed: it takes the handoff to its end, and then is a node like any other.
 func (n *Node) installed(ctx context.Context, s *services, join joinFile, member bool) error {
+	if member && s.memory.Foreign || !member && join.Foreign {
+		var err error
+		if join, err = n.lodge(ctx, s, join, member); err != nil || ctx.Err() != nil {
+			return ignoreCancelled(err)
+		}
+	}
 	s.taker = &taker{dir: n.o.DataDir, join: join, identity: s.identity, undo: s.undo, log: n.log}
 	take := handoff.Take(n.o.DataDir, s.taker, n.log)
 	if !member {
@@ -207,6 +218,9 @@ func (n *Node) installed(ctx context.Context, s *services, join joinFile, member
 		}
 		s.memory = m
 	}
+	if s.lodging != nil {
+		return s.run(ctx)
+	}
 	port, err := portByMAC(s.memory.Port, s.memory.VLAN)
 	if err != nil {
 		return fmt.Errorf("this node's home: %w", err)
@@ -215,6 +229,36 @@ func (n *Node) installed(ctx context.Context, s *services, join joinFile, member
 		return err
 	}
 	return s.run(ctx)
+}
+
+// lodge gets this machine an address where another DHCP server gives them; best the one that it had last.
+func (n *Node) lodge(ctx context.Context, s *services, join joinFile, member bool) (joinFile, error) {
+	home, want := swarm.MAC(join.MAC), join.Address
+	if member {
+		home, want = s.memory.Port, s.memory.Address
+	}
+	port, err := portByMAC(home, 0)
+	if err != nil {
+		return join, fmt.Errorf("this node's home: %w", err)
+	}
+	if _, err := s.undo.Raise(port); err != nil {
+		return join, err
+	}
+	n.o.Say("asking    for an address on " + port.Name + ", where another DHCP server gives them")
+	set := func(address netip.Prefix, life time.Duration) error {
+		return segment.LendAddress(port.Name, address, life)
+	}
+	if s.lodging, err = tenant.Take(ctx, port.Name, want.Addr(), set, n.log); err != nil {
+		return join, err
+	}
+	join.Address = s.lodging.Address
+	if s.memory.Address = join.Address; member {
+		if err := s.memory.save(n.o.DataDir); err != nil {
+			return join, err
+		}
+	}
+	n.o.Say(fmt.Sprintf("address   %s on %s, from %s", s.lodging.Address, port.Name, s.lodging.Server))
+	return join, nil
 }
 
 // Leave hands everything over and stops the node. It returns when that is done, or says why it cannot be.

@@ -282,12 +282,12 @@ func (p *post) standing() dhcp.DutyState {
 	return dhcp.None
 }
 
-// pools are the segment's as they are now.
-func (p *post) pools() []swarm.AddrRange {
+// now is the segment as it is served now.
+func (p *post) now() swarm.Segment {
 	if s, ok := p.view().Segment(p.segment.ID); ok {
-		return s.Pools()
+		return s
 	}
-	return p.segment.Pools()
+	return p.segment
 }
 
 // write puts a warning on a timeline.

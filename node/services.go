@@ -17,10 +17,12 @@ import (
 	"offshoot/handoff"
 	"offshoot/node/internal/api"
 	"offshoot/node/internal/boot"
+	"offshoot/node/internal/dhcp"
 	"offshoot/node/internal/install"
 	"offshoot/node/internal/peer"
 	"offshoot/node/internal/segment"
 	"offshoot/node/internal/task"
+	"offshoot/node/internal/tenant"
 	"offshoot/node/internal/web"
 	"offshoot/node/status"
 	"offshoot/swarm"
@@ -42,8 +44,9 @@ type services struct {
 	store    *share.Store
 	state    *swarm.State
 	taker    *taker
-	founding *swarm.Found // to be proposed once the ledger runs
-	stocked  struct {     // what the seed was given, to be written down
+	lodging  *tenant.Tenancy // of an installed node whose address is from the server of others; else nil
+	founding *swarm.Found    // to be proposed once the ledger runs
+	stocked  struct {        // what the seed was given, to be written down
 		profile   swarm.Profile
 		artifacts []swarm.Artifact
 	}
@@ -58,6 +61,7 @@ type services struct {
 	repos   *repos
 	sets    *sets
 	garbage *collector
+	boots   *dhcp.Boots
 	warm    atomic.Bool
 	known   atomic.Pointer[map[netip.Addr]bool]
 	ca      atomic.Uint64 // the last step of a replacement of the CA that was taken here: Settings.CAGeneration
@@ -174,6 +178,9 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 		{s.watch},
 		{task.Func("beginning", s.begin), task.Func("progress", s.progress)},
 	}
+	if s.lodging != nil {
+		stages[0] = append(stages[0], task.Func("address", s.lodging.Run))
+	}
 	if s.node.o.Metrics != "" {
 		stages[0] = append(stages[0], task.Func("metrics", s.serveMetrics))
 	}
@@ -239,7 +246,8 @@ func (s *services) openCore(mux *identity.Mux, home netip.Addr) error {
 	if s.core, err = newCore(p, s.state); err != nil {
 		return err
 	}
-	o.replica = s.replica
+	s.boots = dhcp.NewBoots()
+	o.replica, o.boots = s.replica, s.boots
 	if s.founding != nil {
 		if err := s.replica.ledger.Found(); err != nil {
 			return errors.Join(err, s.core.close())
@@ -386,15 +394,9 @@ func (s *services) web(programs fs.FS) *web.Server {
 			t := identity.NewTicket()
 			return t.ID(), t.Hash(), t.Reveal()
 		},
-		Endpoints:  s.endpoints,
-		Exchangers: s.exchangersOn,
-		NeighbourMAC: func(addr netip.Addr) swarm.MAC {
-			mac, ok, err := segment.ARPEntry(addr)
-			if err != nil || !ok {
-				return ""
-			}
-			return mac
-		},
+		Endpoints:    s.endpoints,
+		Exchangers:   s.exchangersOn,
+		NeighbourMAC: neighbourMAC, Begun: func(nonce string) (swarm.MAC, bool) { return s.boots.MAC(time.Now(), nonce) },
 		Firmware: func(swarm.MAC) boot.Firmware { return boot.Unknown }, // the script finds out by itself
 		Trace: func(mac swarm.MAC, what, answer, reason string) {
 			s.journal.add(time.Now(), mac, "http", what, answer, reason)
@@ -439,7 +441,7 @@ func (d *desk) Status(ctx context.Context) status.Status {
 	if missing := d.s.garbage.short.Load(); missing > 0 {
 		s.Problems = append(s.Problems, status.Problem{
 			What: fmt.Sprintf("the disk of %s is too full by %d MB, and all artifacts that are left on it are needed or pinned", s.Asked, missing/1e6+1),
-			Next: "offshoot artifact list; then unpin or withdraw what can go, give it a larger disk, or raise: offshoot swarm set store",
+			Next: "offshoot artifact list; then unpin or remove what can go, give it a larger disk, or raise: offshoot swarm set store",
 		})
 	}
 	for _, problem := range d.s.repos.picture().Problems {

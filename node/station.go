@@ -34,6 +34,7 @@ type station struct {
 type outfit struct {
 	*replica
 	journal *journal
+	boots   *dhcp.Boots   // that were begun beside the servers of others
 	mark    func() string // of our own DHCP probes
 	log     *slog.Logger
 	hub     dhcp.Hub
@@ -54,7 +55,7 @@ func (o *outfit) stations(p *post) []station {
 	}...)
 }
 
-// guard steps down when somebody else's DHCP server shows up on the segment, and comes back when it has gone.
+// guard steps down when somebody else's DHCP server shows up on the segment, and comes back when it has gone: see yield.
 func (o *outfit) guard(p *post) (task.Task, error) {
 	port, err := portByMAC(p.port.MAC, p.port.VLAN)
 	if err != nil {
@@ -63,20 +64,21 @@ func (o *outfit) guard(p *post) (task.Task, error) {
 	return task.Func("guard", func(ctx context.Context) error {
 		watcher := segment.Watcher{
 			Prober: segment.Prober{Mine: o.ours, Mark: o.mark(), Log: o.log}, Port: port,
-			Changed: func(foreign []segment.Server) { o.block(ctx, p.segment.ID, foreign) },
+			Changed: func(foreign []segment.Server) { o.meet(ctx, p, foreign) },
 		}
 		return watcher.Run(ctx)
 	}), nil
 }
 
-func (o *outfit) block(ctx context.Context, segment string, foreign []segment.Server) {
-	reason := ""
-	if len(foreign) > 0 {
-		reason = fmt.Sprintf("another DHCP server answers there: %s", foreign[0])
+// meet writes down how the segment is served beside these servers.
+func (o *outfit) meet(ctx context.Context, p *post, foreign []segment.Server) {
+	op := yield(p.now(), foreign)
+	if op == nil {
+		return
 	}
-	o.log.Info("foreign DHCP servers changed", "segment", segment, "servers", len(foreign), "first", reason)
-	if err := o.decide(ctx, swarm.BlockSegment{Segment: segment, Reason: reason}); err != nil && ctx.Err() == nil {
-		o.log.Warn("segment is not marked", "segment", segment, "error", err)
+	o.log.Info("foreign DHCP servers changed", "segment", p.segment.ID, "servers", len(foreign), "decided", op)
+	if err := o.decide(ctx, op); err != nil && ctx.Err() == nil {
+		o.log.Warn("segment is not marked", "segment", p.segment.ID, "error", err)
 	}
 }
 
@@ -118,6 +120,7 @@ func (o *outfit) dhcp(p *post) (task.Task, error) {
 		},
 		OnEvent: func(e dhcp.Event) { p.note(e.MAC, string(e.Kind), e.Text) },
 		Listen:  o.hub.Listen,
+		Boots:   o.boots,
 		Log:     o.log,
 	})
 }
@@ -126,9 +129,9 @@ func (o *outfit) dhcp(p *post) (task.Task, error) {
 func giving(p *post, r *replica, o dhcp.Options) (task.Task, error) {
 	self := p.port.Address.Addr()
 	c := &o.Config
-	pools := p.pools()
+	now := p.now()
 	// The agent keeps its lease while it writes an image; nobody renews for a machine without an operating system.
-	onSegment(c, self, p.segment.Network, pools, r.ages.longest)
+	onSegment(c, self, now, r.ages.longest)
 	if p.segment.Relayed() { // whoever serves it: its router is another machine
 		c.Router = p.segment.Relay.There
 	}
@@ -171,31 +174,37 @@ func giving(p *post, r *replica, o dhcp.Options) (task.Task, error) {
 		writer.Go(func() { r.eachChange(writing, look) })
 		defer writer.Wait()
 		defer stop()
-		return p.serveFrom(ctx, pools, r, server)
+		return p.serveFrom(ctx, now, r, server)
 	}), nil
 }
 
 // onSegment is what the server of a segment tells all of its machines.
-func onSegment(c *dhcp.Config, self netip.Addr, network netip.Prefix, pools []swarm.AddrRange, lease time.Duration) {
-	c.Server, c.Router, c.Subnet = self, self, network
-	for _, pool := range pools {
-		c.Pools = append(c.Pools, dhcp.Range{First: pool.First, Last: pool.Last})
+func onSegment(c *dhcp.Config, self netip.Addr, s swarm.Segment, lease time.Duration) {
+	c.Server, c.Subnet, c.Proxy = self, s.Network, s.Mode == swarm.ModeProxy
+	if !c.Proxy {
+		c.Router, c.Sole = self, true
+		for _, pool := range s.Pools() {
+			c.Pools = append(c.Pools, dhcp.Range{First: pool.First, Last: pool.Last})
+		}
 	}
 	c.ScriptURL = func(nonce string) string { return web.URL(self, nonce) }
 	c.ProgramURL = func(name string) string { return web.ProgramURL(self, name) }
-	c.IPXELease, c.Lease, c.Sole = lease, lease, true
+	c.IPXELease, c.Lease = lease, lease
 }
 
-// serveFrom runs a DHCP server for as long as its pools are the segment's. What is in work when they change is given up: its
-// sender asks again.
-func (p *post) serveFrom(ctx context.Context, pools []swarm.AddrRange, r *replica, server task.Task) error {
+// serveFrom runs a DHCP server for as long as the segment's mode and pools are those that it was opened for. What is in work when
+// they change is given up: its sender asks again.
+func (p *post) serveFrom(ctx context.Context, as swarm.Segment, r *replica, server task.Task) error {
 	serving, end := context.WithCancelCause(ctx)
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	defer end(nil)
 	watching.Go(func() {
-		changed := func(swarm.View) bool { return !slices.Equal(p.pools(), pools) }
-		if r.await(serving, "the pools change", changed) == nil {
+		changed := func(swarm.View) bool {
+			now := p.now()
+			return now.Mode != as.Mode || !slices.Equal(now.Pools(), as.Pools())
+		}
+		if r.await(serving, "mode or pools change", changed) == nil {
 			end(errOutdated)
 		}
 	})
@@ -247,13 +256,23 @@ func (o *outfit) tftp(p *post) (task.Task, error) {
 }
 
 func (o *outfit) leaseholder(addr netip.Addr) swarm.MAC {
+	addr = addr.Unmap()
 	view := o.state.View()
 	for _, s := range view.Segments() {
-		if l, ok := view.Lease(s.ID, addr.Unmap()); ok {
+		if l, ok := view.Lease(s.ID, addr); ok {
 			return l.MAC
 		}
 	}
-	return ""
+	return neighbourMAC(addr) // whose address is from the server of others
+}
+
+// neighbourMAC is who the kernel knows behind an address, "" if nobody.
+func neighbourMAC(addr netip.Addr) swarm.MAC {
+	mac, ok, err := segment.ARPEntry(addr)
+	if err != nil || !ok {
+		return ""
+	}
+	return mac
 }
 
 // seats let one post at a time serve what is the same for all that have an address in common: those of a segment, and of others that

@@ -147,10 +147,12 @@ func (p *picture) node(view swarm.View, n swarm.Node, roles map[swarm.NodeID]str
 func segmentStatus(view swarm.View, s swarm.Segment, names map[swarm.NodeID]string) status.Segment {
 	out := status.Segment{
 		ID: s.ID, Network: s.Network.String(), Holder: names[s.Duty.Holder], Term: s.Duty.Term, Since: s.Duty.Since, Next: names[s.Duty.Next],
-		Relay: relayStatus(s), Blocked: s.Blocked, Nodes: []string{}, Pools: []string{},
+		Blocked: s.Blocked, Relay: relayStatus(s), Mode: s.Mode.String(), Beside: s.Beside, Nodes: []string{}, Pools: []string{},
 	}
-	for _, pool := range s.Pools() {
-		out.Pools = append(out.Pools, pool.String())
+	if s.Mode == swarm.ModeFull {
+		for _, pool := range s.Pools() {
+			out.Pools = append(out.Pools, pool.String())
+		}
 	}
 	for _, n := range view.Nodes() {
 		_, on := n.On(s.ID)
@@ -182,6 +184,13 @@ func machineStatus(view swarm.View, m swarm.Machine) status.Machine {
 	if l, ok := view.LeaseOf(m.Segment, m.MAC); ok {
 		out.Address = l.Addr.String()
 	}
+	if s, ok := view.Segment(m.Segment); ok && s.Foreign() { // its system may have another address than its agent had
+		if n, ok := view.Node(m.Node); ok {
+			if p, on := n.On(s.ID); on {
+				out.Address = p.Address.Addr().String()
+			}
+		}
+	}
 	return out
 }
 
@@ -205,6 +214,9 @@ func problems(s status.Status) []status.Problem {
 		switch {
 		case seg.Blocked != "":
 			add("switch that server off or unplug it; the segment is served again within minutes", "segment %s is not served: %s", seg.ID, seg.Blocked)
+		case seg.Beside != "":
+			add("switch that server off or unplug it; within minutes addresses are given again. Until then machines start their own disks, and none is installed",
+				"segment %s is served by proxy for now: %s", seg.ID, seg.Beside)
 		case seg.Holder == "":
 			add("bring a node on that segment back", "segment %s is served by nobody", seg.ID)
 		default:

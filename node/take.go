@@ -61,8 +61,10 @@ func (t *taker) stand() error {
 	if err != nil {
 		return fmt.Errorf("this machine was installed through the port %s: %w", t.join.MAC, err)
 	}
-	if err := segment.KeepAddress(port.Name, t.join.Address); err != nil {
-		return err
+	if !t.join.Foreign { // else it has its address already
+		if err := segment.KeepAddress(port.Name, t.join.Address); err != nil {
+			return err
+		}
 	}
 	var routes []segment.Route
 	for _, e := range t.join.Endpoints {
@@ -151,7 +153,7 @@ func (t *taker) enroll(r identity.RedeemResponse) error {
 		return err
 	}
 	m := memory{
-		Swarm: r.Swarm, Node: r.Node, Name: t.join.Name, Port: swarm.MAC(t.join.MAC), Address: t.join.Address, Gateway: t.join.Gateway,
+		Swarm: r.Swarm, Node: r.Node, Name: t.join.Name, Port: swarm.MAC(t.join.MAC), Address: t.join.Address, Foreign: t.join.Foreign, Gateway: t.join.Gateway,
 		Segment: t.join.Segment, Members: r.Members,
 	}
 	for _, k := range r.GossipKeys {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // PutArtifact writes down what is known of an artifact. Whether it is pinned stays as it was.
@@ -11,11 +13,49 @@ type PutArtifact struct {
 	Artifact Artifact `json:"artifact"`
 }
 
+func (o PutArtifact) words() string {
+	return fmt.Sprintf("add artifact %s %s, %s", clip(o.Artifact.Digest, maxWord), clip(o.Artifact.Name, maxWord), clip(o.Artifact.Verified, maxWord))
+}
+
+// maxArtifacts bounds what operators may add; the index was measured with 10,000.
+const maxArtifacts = 10_000
+
+// Bounds of what is said of an artifact, bytes.
+const (
+	maxArtifactName = 200
+	maxArtifactSaid = 1000
+)
+
+// Check says what is wrong with the words for an artifact. Its digest may be missing still.
+func (a Artifact) Check() error {
+	switch {
+	case a.Name == "" || len(a.Name) > maxArtifactName || strings.Contains(a.Name, "/") || !printable(a.Name):
+		return refuse(ErrInvalid, "%q is no name for an artifact: want up to %d bytes that can be printed, and no slash", clip(a.Name, maxWord), maxArtifactName)
+	case len(a.Origin) > maxArtifactSaid || len(a.Verified) > maxArtifactSaid || !printable(a.Origin+a.Verified):
+		return refuse(ErrInvalid, "what is said of artifact %s has more than %d bytes, or cannot be printed", a.Name, maxArtifactSaid)
+	case a.Digest != "" && !isDigest(a.Digest):
+		return refuse(ErrInvalid, "%q is no SHA-256 in lower case", clip(a.Digest, maxWord))
+	}
+	return nil
+}
+
+func printable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+}
+
 func (o PutArtifact) apply(c *change) (any, error) {
 	if o.Artifact.Digest == "" {
 		return nil, refuse(ErrInvalid, "an artifact needs a digest")
 	}
-	former, _ := c.view().Artifact(o.Artifact.Digest)
+	former, known := c.view().Artifact(o.Artifact.Digest)
+	if c.Actor != "" { // what a seed writes down at its start is its own
+		if err := o.Artifact.Check(); err != nil {
+			return nil, err
+		}
+		if !known && len(c.view().Artifacts()) >= maxArtifacts {
+			return nil, refuse(ErrFull, "there are %d artifacts: remove what nobody needs; see: offshoot artifact list", maxArtifacts)
+		}
+	}
 	o.Artifact.Pinned = former.Pinned
 	c.put("artifact", &o.Artifact)
 	return nil, nil

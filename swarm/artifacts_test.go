@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"errors"
 	"strings"
 	"testing"
 )
@@ -31,6 +32,28 @@ func TestArtifactThatIsNeededOrPinnedIsNotWithdrawn(t *testing.T) {
 	}
 	for _, op := range []Op{PinArtifact{Digest: "bb", Pinned: true}, WithdrawArtifact{Digest: "bb"}} {
 		h.refused(seedID, op, ErrNotFound)
+	}
+}
+
+func TestWhatOperatorsSayOfAnArtifactIsBounded(t *testing.T) {
+	h := founded(t)
+	good := Artifact{Digest: strings.Repeat("ab", 32), Name: "debian-13-amd64-linux", Verified: "signed by X: InRelease → x.deb → linux", Origin: "http://x.test/x.deb"}
+	if err := h.ask("ann", seedID, PutArtifact{good}).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.s.View().Audit(); !strings.HasPrefix(got[len(got)-1].Text, "add artifact abab") || !strings.Contains(got[len(got)-1].Text, "signed by X") {
+		t.Errorf("audit: %+v", got)
+	}
+	for name, change := range map[string]func(a *Artifact){
+		"no name": func(a *Artifact) { a.Name = "" }, "a long name": func(a *Artifact) { a.Name = strings.Repeat("x", 201) }, "a path": func(a *Artifact) { a.Name = "a/b" },
+		"a control character": func(a *Artifact) { a.Name = "a\x1b[2J" }, "two lines": func(a *Artifact) { a.Verified = "a\nb" },
+		"long words": func(a *Artifact) { a.Verified = strings.Repeat("x", 1001) }, "another digest": func(a *Artifact) { a.Digest = "AB" },
+	} {
+		bad := good
+		change(&bad)
+		if err := h.ask("ann", seedID, PutArtifact{bad}).Err(); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

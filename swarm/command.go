@@ -69,20 +69,22 @@ var ops = map[string]operation{
 	"replace-ca": {ReplaceCA{}, 1, byLeader}, "advance-ca": {AdvanceCA{}, 1, byLeader},
 	"add-operator": {AddOperator{}, 1, byLeader}, "revoke-operator": {RevokeOperator{}, 1, byOperator},
 
-	"open-segment": {OpenSegment{}, 1, byMember}, "block-segment": {BlockSegment{}, 1, byHolder}, "set-pools": {SetPools{}, 1, byOperator},
+	"open-segment": {OpenSegment{}, 1, byMember}, "block-segment": {BlockSegment{}, 1, byHolder}, "set-mode": {SetMode{}, 3, byHolder}, "set-pools": {SetPools{}, 1, byOperator},
 	"add-segment": {AddSegment{}, 3, byOperator}, "remove-segment": {RemoveSegment{}, 3, byOperator},
 	"grant-duty": {GrantDuty{}, 1, byLeader}, "offer-duty": {OfferDuty{}, 1, byHolder}, "pass-duty": {PassDuty{}, 1, byHolder},
 
 	"see-machine": {SeeMachine{}, 1, byMember}, "name-machine": {NameMachine{}, 1, byOperator}, "arm-machine": {ArmMachine{}, 1, byOperator},
 	"hold-machine": {HoldMachine{}, 1, byMember}, "report-install": {ReportInstall{}, 1, byMember},
-	"mint-ticket": {MintTicket{}, 1, byMember}, "fetch-ticket": {FetchTicket{}, 1, byMember},
+	"begin-install": {BeginInstall{}, 3, byMember},
+	"mint-ticket":   {MintTicket{}, 1, byMember}, "fetch-ticket": {FetchTicket{}, 1, byMember},
 	"redeem-ticket": {RedeemTicket{}, 1, byLeader}, "revoke-ticket": {RevokeTicket{}, 1, byOperator},
 
-	"bind-leases": {BindLeases{}, 1, byHolder}, "release-lease": {ReleaseLease{}, 1, byHolder},
+	"learn-address": {LearnAddress{}, 3, byMember},
+	"bind-leases":   {BindLeases{}, 1, byHolder}, "release-lease": {ReleaseLease{}, 1, byHolder},
 	"quarantine-address": {QuarantineAddress{}, 1, byHolder}, "forget-idle": {ForgetIdle{}, 1, byLeader},
 	"reserve-address": {ReserveAddress{}, 1, byOperator}, "unreserve-address": {UnreserveAddress{}, 1, byOperator},
 
-	"put-profile": {PutProfile{}, 1, byCaller}, "put-artifact": {PutArtifact{}, 1, byCaller}, "note": {Note{}, 1, byMember},
+	"put-profile": {PutProfile{}, 1, byCaller}, "drop-profile": {DropProfile{}, 3, byOperator}, "put-artifact": {PutArtifact{}, 1, byCaller}, "note": {Note{}, 1, byMember},
 	"put-repo": {PutRepo{}, 1, byOperator}, "drop-repo": {DropRepo{}, 1, byOperator},
 	"put-working-set": {PutWorkingSet{}, 1, byMember}, "pin-artifact": {PinArtifact{}, 1, byOperator}, "withdraw-artifact": {WithdrawArtifact{}, 1, byOperator},
 	"set-store": {SetStore{}, 1, byOperator},

@@ -32,6 +32,9 @@ func (o BindLeases) apply(c *change) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.Mode == ModeProxy {
+		return nil, refuse(ErrConflict, "segment %s is served by proxy: another server gives the addresses there", s.ID)
+	}
 	if len(o.Leases) > maxLeases {
 		return nil, refuse(ErrInvalid, "%d leases in one command, at most %d", len(o.Leases), maxLeases)
 	}

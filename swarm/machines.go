@@ -241,6 +241,30 @@ type ReportInstall struct {
 	Inventory []byte `json:"inventory,omitempty"`
 }
 
+// BeginInstall notes that an armed machine runs an installer that has read what it is told to do. The agent says so by fetching
+// its config; other installers fetch that late.
+type BeginInstall struct {
+	MAC MAC `json:"mac"`
+}
+
+func (o BeginInstall) apply(c *change) (any, error) {
+	m, err := c.machine(o.MAC)
+	if err != nil {
+		return nil, err
+	}
+	switch m.State {
+	case MachineInstalling:
+		return nil, nil
+	case MachineArmed:
+	default:
+		return nil, refuse(ErrNotArmed, "%s is %s", m.Name, m.State)
+	}
+	m.State, m.LastSeen = MachineInstalling, c.Time
+	c.put("machine", &m)
+	c.event(m.MAC, "install", "%s runs the installer of profile %s", m.Name, m.Profile)
+	return nil, nil
+}
+
 // PhaseInstalled and PhaseFailed end an installation; all other phases are the agent's own words.
 const (
 	PhaseInstalled = "installed"

@@ -13,6 +13,7 @@ type Found struct {
 	Node     Node         `json:"node"`
 	Network  netip.Prefix `json:"network"` // of the first segment; the node's first port is on it
 	Profile  *Profile     `json:"profile,omitempty"`
+	Mode     Mode         `json:"mode,omitempty"` // of the first segment
 }
 
 func (o Found) apply(c *change) (any, error) {
@@ -24,7 +25,7 @@ func (o Found) apply(c *change) (any, error) {
 	}
 	o.Settings.Founded = c.Time
 	c.put("settings", &o.Settings)
-	s := &Segment{ID: c.segmentName(), Network: o.Network.Masked(), Opener: o.Node.ID, Opened: c.Time,
+	s := &Segment{ID: c.segmentName(), Network: o.Network.Masked(), Opener: o.Node.ID, Opened: c.Time, Mode: o.Mode,
 		Duty: Duty{Holder: o.Node.ID, Term: c.next("term"), Since: c.Time}}
 	c.put("segment", s)
 	o.Node.Joined = c.Time
@@ -81,6 +82,9 @@ func (o ReportNode) apply(c *change) (any, error) {
 	if o.Warm && !n.Warm {
 		c.event(n.Machine, "warm", "%s holds every artifact that the profiles need", n.Name)
 	}
+	if n.Address != o.Address && n.Address != "" && slices.ContainsFunc(o.Ports, c.isForeign) {
+		c.alarm(n.Machine, "moved", "%s has moved from %s to %s", n.Name, n.Address, o.Address)
+	}
 	if n.Left {
 		c.event(n.Machine, "back", "%s is back", n.Name)
 	}
@@ -88,6 +92,12 @@ func (o ReportNode) apply(c *change) (any, error) {
 	n.Protocol, n.Keys, n.CA = o.Protocol, o.Keys, o.CA
 	c.put("node", &n)
 	return nil, nil
+}
+
+// isForeign says whether a port has its address from the server of others.
+func (c *change) isForeign(p Port) bool {
+	s, err := c.segment(p.Segment)
+	return err == nil && s.Foreign()
 }
 
 // LeaveNode records that a node left of its own accord. It may come back.

@@ -69,6 +69,9 @@ func (o SetPools) apply(c *change) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.Foreign() {
+		return nil, refuse(ErrConflict, "another server gives the addresses of segment %s: set its pools there", s.ID)
+	}
 	if err := checkPools(s, o.Pools); err != nil {
 		return nil, err
 	}
@@ -137,6 +140,9 @@ func (o ReserveAddress) apply(c *change) (any, error) {
 	s, ok := segmentOf(c.view().Segments(), o.Addr)
 	if !ok {
 		return nil, refuse(ErrNotFound, "a segment with address %s for machines", o.Addr)
+	}
+	if s.Foreign() {
+		return nil, refuse(ErrConflict, "another server gives the addresses of segment %s: reserve it there", s.ID)
 	}
 	if r, ok := c.view().ReservedFor(s.ID, o.Addr); ok && r.MAC != o.MAC {
 		return nil, refuse(ErrConflict, "%s is reserved for %s", o.Addr, r.MAC)

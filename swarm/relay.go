@@ -82,6 +82,9 @@ func (o AddSegment) apply(c *change) (any, error) {
 	if !ok || via.Relayed() {
 		return nil, refuse(ErrNotFound, "a segment that a node stands on, with the relay's address %s", o.Here)
 	}
+	if via.Foreign() {
+		return nil, refuse(ErrConflict, "segment %s, with the relay's address %s, is the network of others, where nodes have no addresses of their own", via.ID, o.Here)
+	}
 	if n, ok := c.view().NodeAt(o.Here); ok {
 		return nil, refuse(ErrConflict, "%s is node %s: name the relay's own address on segment %s", o.Here, n.Name, via.ID)
 	}

@@ -357,6 +357,7 @@ func FuzzDecodeCommand(f *testing.F) {
 	f.Add(wire)
 	f.Add([]byte(`{"v":1,"id":"x","op":"note","args":{"kind":"k","text":"t"}}`))
 	for _, op := range []Op{
+		SetMode{Segment: "s1", Mode: ModeProxy, Reason: "x"}, LearnAddress{Segment: "s1", MAC: m1, Addr: addr20, Nonce: nonceA, Until: day.Add(time.Hour)},
 		MintTicket{ID: "t", Hash: "h", MAC: m1, Segment: "s1"}, RedeemTicket{ID: "t", Hash: "h", Key: "k", Node: "n", MACs: []MAC{m1}},
 		OpenSegment{Port: m2}, GrantDuty{Segment: "s1", Term: 1, To: seedID}, NameMachine{MAC: m1, Name: "a"}, PutArtifact{Artifact{Digest: "d"}},
 		ReserveAddress{MAC: m1, Addr: netip.MustParseAddr("192.168.42.9")}, ForgetIdle{Segment: "s1"}, EvictNode{Node: "n", Key: gossipKey(1)}, RotateKeys{Key: gossipKey(1)},

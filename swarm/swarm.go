@@ -140,7 +140,29 @@ type Segment struct {
 	Blocked string       `json:"blocked,omitempty"` // why nobody may serve it, for example a foreign DHCP server
 	Ranges  []AddrRange  `json:"pools,omitempty"`   // what leases are taken from, if an operator said so: see Pools
 	Relay   Relay        `json:"relay,omitzero"`    // that passes its packets on; zero: nodes stand on the segment
+	Mode    Mode         `json:"mode,omitempty"`
+	Beside  string       `json:"beside,omitempty"` // a segment that is served in full is served by proxy for now: the server that appeared
 }
+
+// Mode is how a segment is served.
+type Mode string
+
+const (
+	// ModeFull gives addresses: nobody else does.
+	ModeFull Mode = ""
+	// ModeProxy says what to boot, beside a server of others that gives the addresses, those of nodes included.
+	ModeProxy Mode = "proxy"
+)
+
+func (m Mode) String() string {
+	if m == ModeFull {
+		return "full"
+	}
+	return string(m)
+}
+
+// Foreign says that the addresses of a segment are never ours to give: it was founded beside the server of others.
+func (s Segment) Foreign() bool { return s.Mode == ModeProxy && s.Beside == "" }
 
 // Duty is the exclusive right to answer DHCP and boot requests on a segment.
 type Duty struct {
@@ -162,7 +184,7 @@ type Lease struct {
 	Segment  string     `json:"segment"`
 	Addr     netip.Addr `json:"addr"`
 	MAC      MAC        `json:"mac,omitempty"` // empty: nobody may have it; Class says why
-	Class    string     `json:"class"`         // who asked: firmware, ipxe, agent, os, node
+	Class    string     `json:"class"`         // who asked: firmware, ipxe, agent, os, node; foreign: it was seen with it
 	Nonce    string     `json:"nonce,omitempty"`
 	Hostname string     `json:"hostname,omitempty"`
 	Expires  time.Time  `json:"expires,omitzero"` // zero: never
@@ -173,6 +195,10 @@ const (
 	LeaseQuarantined = "quarantine" // in use by somebody to whom we have not given it
 	LeaseLeft        = "left"       // by a machine that has another address now
 )
+
+// LeaseForeign is the class of an address that a machine has from the server of others, as it was seen to have it. It keeps the
+// address from nobody.
+const LeaseForeign = "foreign"
 
 // Live says whether the lease still binds its address at now.
 func (l Lease) Live(now time.Time) bool { return l.Expires.IsZero() || now.Before(l.Expires) }
@@ -208,25 +234,6 @@ type Ticket struct {
 func (t Ticket) Open(now time.Time) bool {
 	return (t.State == TicketMinted || t.State == TicketFetched) && now.Before(t.Expires)
 }
-
-// Profile is what to install.
-type Profile struct {
-	Name     string   `json:"name"`
-	Driver   string   `json:"driver"` // "image"
-	Image    string   `json:"image"`  // digest of the disk image
-	Format   string   `json:"format"`
-	DiskSize int64    `json:"disk_size,omitempty"` // bytes once written
-	Kernel   string   `json:"kernel"`              // digests of the network-boot environment
-	Initrd   string   `json:"initrd"`
-	Binary   string   `json:"binary"`
-	Args     string   `json:"args,omitempty"`      // kernel arguments of the agent
-	RootHash string   `json:"root_hash,omitempty"` // crypt(5) SHA-512
-	SSHKeys  []string `json:"ssh_keys,omitempty"`
-	Disk     string   `json:"disk,omitempty"`
-}
-
-// Needs lists the digests that a node must hold to install this profile.
-func (p Profile) Needs() []string { return []string{p.Kernel, p.Initrd, p.Image, p.Binary} }
 
 // Artifact is immutable bytes known by their SHA-256.
 type Artifact struct {

@@ -61,6 +61,9 @@ func (c *change) ownable(segment string, addr netip.Addr, mac MAC) error {
 	if !s.hosts(addr) {
 		return refuse(ErrInvalid, "%s is no address for a machine in %s", addr, s.Network)
 	}
+	if s.Mode == ModeProxy {
+		return nil // it does not become its own: it is the other server's
+	}
 	if other, ok := c.view().Lease(segment, addr); ok && other.MAC != "" && other.MAC != mac && other.Live(c.Time) {
 		return refuse(ErrAddressTaken, "%s by %q", addr, other.MAC)
 	}
@@ -209,12 +212,15 @@ func (o RedeemTicket) apply(c *change) (any, error) {
 	n := &Node{ID: o.Node, Name: m.Name, Machine: m.MAC, Address: o.Address, Serial: o.Serial, NotAfter: o.NotAfter, Key: o.Key,
 		Ports: []Port{port}, Joined: c.Time}
 	c.put("node", n)
+	c.event(m.MAC, "joined", "%s redeemed ticket %s and is node %s", m.Name, t.ID, n.ID)
+	if segment.Mode == ModeProxy {
+		return *n, nil // its address is the other server's, from which it asks for it
+	}
 	// From now on the address is the node's own: it must be able to start when nobody gives addresses.
 	if l, ok := c.view().LeaseOf(t.Segment, m.MAC); ok && l.Addr != t.Addr {
 		c.leave(l)
 	}
 	c.put("lease", &Lease{Segment: t.Segment, Addr: t.Addr, MAC: m.MAC, Class: "node", Hostname: m.Name})
-	c.event(m.MAC, "joined", "%s redeemed ticket %s and is node %s", m.Name, t.ID, n.ID)
 	return *n, nil
 }
 

@@ -25,7 +25,7 @@ needs and nobody pinned when its disk gets full.`,
 		}),
 	}
 	o.flag(list)
-	return group("artifact", "Bytes that nodes share: images, kernels, this program", list, newPrefetch(s), newPin(s, true), newPin(s, false), newWithdraw(s))
+	return group("artifact", "Bytes that nodes share: images, installers, kernels, this program", list, newShow(s), newAdd(s), newVerify(s), newPrefetch(s), newPin(s, true), newPin(s, false), newRemove(s, "remove"), newRemove(s, "withdraw"))
 }
 
 func newPin(s *settings, pinned bool) *cobra.Command {
@@ -50,17 +50,18 @@ back to. What a profile needs is kept without it. DIGEST is the SHA-256 or its b
 	return c
 }
 
-func newWithdraw(s *settings) *cobra.Command {
+// newRemove also answers to the name that it had first.
+func newRemove(s *settings, name string) *cobra.Command {
 	return &cobra.Command{
-		Use: "withdraw DIGEST", Short: "Take an artifact out of the index, on every node", Args: exactly("DIGEST"), Example: "  offshoot artifact withdraw 5f2b9c31a0de",
-		Long: `withdraw makes the swarm forget an artifact that nobody needs any more: an image of last year. What a profile needs, or somebody has
+		Use: name + " DIGEST", Hidden: name != "remove", Short: "Take an artifact out of the index, on every node", Args: exactly("DIGEST"), Example: "  offshoot artifact remove 5f2b9c31a0de",
+		Long: `remove makes the swarm forget an artifact that nobody needs any more: an image of last year. What a profile needs, or somebody has
 pinned, is refused. Each node throws the bytes away when it needs their room.
 DIGEST is the SHA-256 or its beginning, as in: offshoot artifact list`,
 		RunE: s.asking(func(ctx context.Context, n *node.Client, args []string) error {
 			if err := n.WithdrawArtifact(ctx, args[0]); err != nil {
 				return err
 			}
-			say("withdrawn " + args[0] + "; its bytes go when their room is needed")
+			say("removed   " + args[0] + "; its bytes go when their room is needed")
 			return nil
 		}),
 	}

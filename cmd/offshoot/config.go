@@ -11,12 +11,14 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
+
+	"offshoot/node"
 )
 
 // configKeys are the flags of seed that may stand in a file, in the order in which they are printed. What is missing here is
 // missing for a reason: config and dry-run are said to one run, and whom to ask (operator, endpoint) is no business of a seed.
 var configKeys = []string{
-	"interface", "network", "vlan", "range", "name", "image", "live-kernel", "live-modules", "live-args", "disk", "password-hash", "ssh-key",
+	"interface", "network", "vlan", "mode", "range", "name", "image", "live-kernel", "live-modules", "live-args", "disk", "password-hash", "ssh-key",
 	"auto-approve", "expand", "voters", "probe", "metrics", "data-dir", "verbose", "log-format",
 }
 
@@ -96,37 +98,11 @@ func unknownKey(key string) string {
 	if word := strings.ToLower(key); strings.HasPrefix(word, "password") || strings.HasSuffix(word, "password") {
 		return fmt.Sprintf("%q: a password stands in no file; password-hash takes its crypt(5) hash, made by: openssl passwd -6", key)
 	}
-	nearest, best := "", 3 // three slips are another word
-	for _, known := range configKeys {
-		if d := distance(strings.ToLower(strings.ReplaceAll(key, "_", "-")), known); d < best || d < len(known) && strings.HasPrefix(known, key) && len(key) > 2 {
-			nearest, best = known, min(d, best)
-		}
-	}
+	nearest := node.Nearest(key, configKeys)
 	if nearest != "" {
 		return fmt.Sprintf("%q is no setting of seed; did you mean %s?", key, nearest)
 	}
 	return fmt.Sprintf("%q is no setting of seed; there are: %s", key, strings.Join(configKeys, ", "))
-}
-
-// distance is how many letters must be changed, added or dropped to make b of a (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, diagonal+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // applyConfig sets the flags that the command line did not, and returns where each was set.

@@ -16,6 +16,7 @@ import (
 type detectFlags struct {
 	interfaces      []string
 	network, format string
+	mode            string
 	probe           time.Duration
 }
 
@@ -25,7 +26,7 @@ func newDetect(s *settings) *cobra.Command {
 		Use: "detect", Short: "Look at the ports as seed would, and say what seed would do there", Args: exactly(),
 		Long: `detect answers "where would this serve, and will it break my network?" before anything is served. For each Ethernet port
 it says link, addresses, default route, the DHCP servers of others that answer there with what they offer, and whether
-seed serves there by itself, only when --interface names the port (asks), or not at all (refuses), and why. Then comes the
+seed serves there by itself, only when --interface names the port (asks), or not at all (refuses), in which mode, and why. Then comes the
 configuration that seed would use; -o yaml prints that alone, as seed --config takes it.
 
 Nothing is changed: a port that is down is brought up to be looked at, and put back. Sent is only what seed sends to find
@@ -38,6 +39,7 @@ if it is given. The exit code is 0 also where seed would refuse.`,
 	}
 	fl := c.Flags()
 	fl.StringSliceVarP(&f.interfaces, "interface", "i", nil, "look at this port only, as seed --interface would; may be repeated (default: every port)")
+	fl.StringVar(&f.mode, "mode", node.ModeAuto, "for a seed with this --mode: auto, full or proxy")
 	fl.StringVar(&f.network, "network", "", "our address on the segment, as for seed (default 192.168.42.1/24)")
 	fl.DurationVar(&f.probe, "probe", 10*time.Second, "how long to listen for other DHCP servers; at least 1s")
 	fl.StringVarP(&f.format, "output", "o", "table", "table for people, yaml for seed --config, json for programs")
@@ -45,12 +47,15 @@ if it is given. The exit code is 0 also where seed would refuse.`,
 }
 
 func (f *detectFlags) run(ctx context.Context, s *settings) error {
-	o := node.DetectOptions{DataDir: s.dataDir, Interfaces: f.interfaces, Probe: node.ProbeFor(f.probe)}
+	o := node.DetectOptions{DataDir: s.dataDir, Interfaces: f.interfaces, Mode: f.mode, Probe: node.ProbeFor(f.probe)}
 	var err error
 	if f.network != "" {
 		if o.Network, err = node.ParseNetwork(f.network); err != nil {
 			return usage("--network: %w", err)
 		}
+	}
+	if err := node.CheckMode(f.mode); err != nil {
+		return usage("--mode %w", err)
 	}
 	switch {
 	case f.format != "table" && f.format != "yaml" && f.format != "json":
@@ -99,7 +104,7 @@ func (f *detectFlags) wouldBe(s *settings, d status.Detection) (*cobra.Command, 
 		return nil, err
 	}
 	for _, set := range [][2]string{
-		{"interface", d.Interface}, {"network", d.Network}, {"range", node.DefaultRange.String()}, {"name", d.Name}, {"probe", f.probe.String()},
+		{"interface", d.Interface}, {"network", d.Network}, {"mode", d.Mode}, {"range", node.DefaultRange.String()}, {"name", d.Name}, {"probe", f.probe.String()},
 		{"data-dir", s.dataDir},
 	} {
 		if err := seed.Flags().Lookup(set[0]).Value.Set(set[1]); err != nil {

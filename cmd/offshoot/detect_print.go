@@ -41,9 +41,9 @@ func printDetection(w io.Writer, d status.Detection) error {
 		if p.DefaultRoute {
 			route = "yes"
 		}
-		rows = append(rows, []string{p.Name, p.MAC, link, strings.Join(p.Addresses, ","), route, string(p.Verdict), p.Why})
+		rows = append(rows, []string{p.Name, p.MAC, link, strings.Join(p.Addresses, ","), route, string(p.Verdict), p.Mode, p.Why})
 	}
-	if err := table(w, "PORT MAC LINK ADDRESSES DEFAULT-ROUTE SEED WHY", rows); err != nil {
+	if err := table(w, "PORT MAC LINK ADDRESSES DEFAULT-ROUTE SEED MODE WHY", rows); err != nil {
 		return err
 	}
 	rows = nil

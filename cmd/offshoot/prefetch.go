@@ -39,10 +39,12 @@ kept, and the next prefetch goes on from there.`,
 	}
 }
 
-// meter shows how far a prefetch is.
+// meter shows how far something is that takes long.
 type meter struct {
 	*progress
 	now func() time.Time
+
+	each bool // each thing has a rate of its own
 
 	last  status.Prefetch
 	began time.Time
@@ -50,8 +52,11 @@ type meter struct {
 
 func (m *meter) step(p status.Prefetch) {
 	now := m.now()
-	if m.began.IsZero() {
+	if m.began.IsZero() || m.each && p.What != m.last.What {
 		m.began = now
+		p.Had = p.Done
+	} else if m.each {
+		p.Had = m.last.Had
 	}
 	m.last = p
 	if !p.Ended {

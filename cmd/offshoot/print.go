@@ -68,6 +68,9 @@ func printStatus(w io.Writer, s status.Status) error {
 			return err
 		}
 	}
+	if err := printUnverified(w, s.Artifacts); err != nil {
+		return err
+	}
 	var fetches []status.Fetch
 	for _, a := range s.Artifacts {
 		if a.Fetch != nil {
@@ -87,12 +90,12 @@ func printStatus(w io.Writer, s status.Status) error {
 	}
 	var rows [][]string
 	for _, g := range s.Segments {
-		rows = append(rows, []string{g.ID, g.Network, dutyOf(g), fmt.Sprint(g.Term), since(g.Since, s.Time), strings.Join(g.Nodes, ","), fmt.Sprint(g.Leases)})
+		rows = append(rows, []string{g.ID, g.Network, modeOf(g), dutyOf(g), fmt.Sprint(g.Term), since(g.Since, s.Time), strings.Join(g.Nodes, ","), fmt.Sprint(g.Leases)})
 	}
 	if _, err := fmt.Fprintln(w); err != nil {
 		return err
 	}
-	if err := table(w, "SEGMENT NETWORK DUTY TERM FOR NODES LEASES", rows); err != nil {
+	if err := table(w, "SEGMENT NETWORK MODE DUTY TERM FOR NODES LEASES", rows); err != nil {
 		return err
 	}
 	if _, err := fmt.Fprintln(w); err != nil {
@@ -119,6 +122,14 @@ func limitLine(limit int64) string {
 		return "nodes of different segments exchange artifacts as fast as they can"
 	}
 	return fmt.Sprintf("each node exchanges artifacts with nodes of other segments at %s at most, each way", swarm.Rate(limit))
+}
+
+// modeOf says how a segment is served, and whether it was founded so.
+func modeOf(g status.Segment) string {
+	if g.Beside != "" {
+		return g.Mode + " for now"
+	}
+	return g.Mode
 }
 
 // dutyOf says who serves a segment, in one cell.

@@ -3,8 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -99,29 +97,29 @@ func printEviction(w io.Writer, e status.Eviction) error {
 	return nil
 }
 
-func printArtifacts(w io.Writer, all []status.Artifact) error {
+func printProfiles(w io.Writer, all []status.Profile) error {
 	var rows [][]string
-	for _, a := range all {
-		here, travels, pinned := "no", "whole", "no"
-		if a.Pinned {
-			pinned = "yes"
+	for _, p := range all {
+		standard, missing := "", ""
+		if p.Default {
+			standard = "yes"
 		}
-		if a.Here {
-			here = "yes"
+		if len(p.Missing) > 0 {
+			missing = fmt.Sprintf("%d artifacts missing: offshoot profile lint %s", len(p.Missing), p.Name)
 		}
-		if a.InfoHash != "" {
-			travels = "pieces"
-		}
-		if a.Fetch != nil {
-			here = pace(*a.Fetch)
-		}
-		var warm []string
-		for _, segment := range slices.Sorted(maps.Keys(a.Warm)) {
-			warm = append(warm, fmt.Sprintf("%s=%d", segment, a.Warm[segment]))
-		}
-		rows = append(rows, []string{a.Name, megabytes(a.Size), a.Digest[:min(len(a.Digest), 12)], travels, strings.Join(a.Profiles, ","), strings.Join(warm, ","), here, pinned, a.Verified})
+		rows = append(rows, []string{p.Name, p.Driver, p.Release, p.Arch, megabytes(p.Bytes), fmt.Sprint(p.Machines), standard, missing})
 	}
-	return table(w, "ARTIFACT SIZE SHA-256 TRAVELS PROFILES WARM HERE PINNED VERIFIED", rows)
+	return table(w, "PROFILE DRIVER RELEASE ARCH SIZE MACHINES DEFAULT PROBLEM", rows)
+}
+
+// printRendered prints all files one after another, each below its name.
+func printRendered(w io.Writer, r status.Rendered) error {
+	for _, f := range r.Files {
+		if _, err := fmt.Fprintf(w, "==> %s <==\n%s\n", f.Name, f.Text); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func printMirror(w io.Writer, m status.Mirror) error {

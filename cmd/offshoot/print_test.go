@@ -45,8 +45,8 @@ func TestStatusSaysProblemsFirst(t *testing.T) {
 			{Name: "m1", State: status.NodeAlive, Role: "leader", Durable: true, Warm: true, Address: "192.168.42.17:7400", Duties: []string{"s1", "s2"}, Joined: noon.Add(-time.Hour)},
 		},
 		Segments: []status.Segment{
-			{ID: "s1", Network: "192.168.42.0/24", Holder: "m1", Next: "m2", Term: 3, Since: noon.Add(-time.Minute), Nodes: []string{"seed", "m1"}, Leases: 2},
-			{ID: "s2", Network: "10.42.0.0/24", Holder: "m1", Term: 4, Since: noon.Add(-time.Minute), Blocked: "another DHCP server"},
+			{ID: "s1", Network: "192.168.42.0/24", Mode: "proxy", Beside: "another DHCP server", Holder: "m1", Next: "m2", Term: 3, Since: noon.Add(-time.Minute), Nodes: []string{"seed", "m1"}, Leases: 2},
+			{ID: "s2", Network: "10.42.0.0/24", Mode: "full", Holder: "m1", Term: 4, Since: noon.Add(-time.Minute), Blocked: "another DHCP server"},
 		},
 		Machines: []status.Machine{
 			{Name: "m2", MAC: "52:54:00:00:00:02", State: "held", Reason: "disk: none", Segment: "s1", Address: "192.168.42.18", Profile: "debian13"},
@@ -63,9 +63,9 @@ NODE  STATE  KIND     LEDGER   DUTY   ARTIFACTS  ADDRESS             AGE
 seed  gone   seed     learner  -      cold       192.168.42.1:7400   2h00m
 m1    alive  durable  leader   s1,s2  warm       192.168.42.17:7400  1h00m
 
-SEGMENT  NETWORK          DUTY     TERM  FOR    NODES    LEASES
-s1       192.168.42.0/24  m1 → m2  3     1m00s  seed,m1  2
-s2       10.42.0.0/24     BLOCKED  4     1m00s  -        0
+SEGMENT  NETWORK          MODE           DUTY     TERM  FOR    NODES    LEASES
+s1       192.168.42.0/24  proxy for now  m1 → m2  3     1m00s  seed,m1  2
+s2       10.42.0.0/24     full           BLOCKED  4     1m00s  -        0
 
 MACHINE  MAC                STATE       DOING       SEGMENT  ADDRESS        PROFILE
 m2       52:54:00:00:00:02  held        disk: none  s1       192.168.42.18  debian13

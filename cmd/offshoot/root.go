@@ -80,7 +80,7 @@ somebody else serves.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usage("%w; see: %s --help", err, c.CommandPath())
 	})
-	root.AddCommand(newSeed(s), newDetect(s), newNode(s), newImage(), newSwarm(s), newStatus(s), newMachine(s), newSegment(s), newLease(s), newMirror(s), newArtifact(s), newMetrics(s), newTicket(s), newOperator(s), newAgent(s), newVersion())
+	root.AddCommand(newSeed(s), newDetect(s), newNode(s), newImage(), newSwarm(s), newStatus(s), newMachine(s), newSegment(s), newLease(s), newMirror(s), newArtifact(s), newProfile(s), newMetrics(s), newTicket(s), newOperator(s), newAgent(s), newAdopt(s), newVersion())
 	return root
 }
 

@@ -31,6 +31,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("OFFSHOOT_DATA_DIR", e.WorkDir+"/data")
 			e.Setenv("OFFSHOOT_OPERATOR", "")
 			e.Setenv("TZ", "UTC")
+			e.Setenv("XDG_CACHE_HOME", e.WorkDir+"/cache")
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "deadsocket": deadsocket, "fakenode": fakenode, "mode": mode},

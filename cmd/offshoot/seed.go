@@ -27,7 +27,7 @@ type seedFlags struct {
 	metrics                                                                                              string
 	probe                                                                                                time.Duration
 	autoApprove, dryRun                                                                                  bool
-	config                                                                                               string
+	config, mode                                                                                         string
 	from                                                                                                 map[string]string // where the file set a flag: FILE:LINE: flag
 }
 
@@ -49,6 +49,10 @@ over, and this one can be unplugged.
 Started again on the same data directory, seed goes on where it was; --image is needed only the
 first time. Ctrl-C hands everything over first; a second Ctrl-C leaves at once.
 
+Where another DHCP server gives the addresses, seed becomes its proxy: it says what to boot and gives no address, needs
+one itself on that port, and the machines that it installs have theirs from that server. --mode says which of the two
+it may be; what it is and why stands in its first lines.
+
 Will it break my network? offshoot detect looks before anything is served. --dry-run goes further: it probes, listens on
 the port, and says of each DHCP packet what would have been answered and why, or why not. It answers nothing, gives the
 port no address, and founds nothing. Since nobody gets an address, it does not see how a boot would go on.`,
@@ -56,6 +60,7 @@ port no address, and founds nothing. Since nobody gets an address, it does not s
   sudo offshoot seed --image debian13.raw.zst --ssh-key ~/.ssh/id_ed25519.pub --auto-approve
   sudo offshoot seed --config seed.yaml
   sudo offshoot seed --interface eth1 --vlan 42 --image debian13.raw.zst
+  sudo offshoot seed --interface eth0 --mode proxy --image debian13.raw.zst --ssh-key id.pub
   sudo offshoot seed --interface eth1 --dry-run`,
 		Args: exactly(),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -76,7 +81,8 @@ port no address, and founds nothing. Since nobody gets an address, it does not s
 	fl.BoolVar(&f.dryRun, "dry-run", false, "answer nothing: say what would be answered to the machines on the port, until Ctrl-C")
 	fl.StringVarP(&f.iface, "interface", "i", "", "Ethernet port to serve (default: the one with link, no address and no default route)")
 	fl.IntVar(&f.vlan, "vlan", 0, "802.1Q VLAN on --interface that is served instead of what travels there without a tag; its device is made, and removed at the end")
-	fl.StringVar(&f.network, "network", "", "our address on the segment, with the length of its network (default 192.168.42.1/24)")
+	fl.StringVar(&f.mode, "mode", node.ModeAuto, "full: give addresses, and refuse beside another DHCP server; proxy: never give one; auto: full if no other answers, else proxy")
+	fl.StringVar(&f.network, "network", "", "our address on the segment, with the length of its network (default 192.168.42.1/24; as a proxy the one that the port has)")
 	fl.StringVar(&f.within, "range", "", "where further segments are cut from (default 10.42.0.0/16)")
 	fl.StringVar(&f.image, "image", "", "disk image to install: raw, raw.zst, raw.xz or qcow2")
 	fl.StringVar(&f.kernel, "live-kernel", "", "kernel of the network-boot environment (default: the one inside the image)")
@@ -97,7 +103,7 @@ port no address, and founds nothing. Since nobody gets an address, it does not s
 func (f *seedFlags) run(ctx context.Context, s *settings) error {
 	seed := &node.Seed{
 		Interface: f.iface, Image: f.image, Kernel: f.kernel, Modules: f.modules, Disk: f.disk, KernelArgs: f.kernelArgs, Voters: f.voters,
-		AutoApprove: f.autoApprove, Expand: f.expand == "auto", Probe: node.ProbeFor(f.probe),
+		AutoApprove: f.autoApprove, Expand: f.expand == "auto", Probe: node.ProbeFor(f.probe), Mode: f.mode,
 	}
 	var err error
 	if f.network != "" {
@@ -128,6 +134,9 @@ func (f *seedFlags) run(ctx context.Context, s *settings) error {
 			return usage("--vlan %d: name the port that it is on with --interface", f.vlan)
 		}
 		seed.VLAN = uint16(f.vlan)
+	}
+	if err := node.CheckMode(f.mode); err != nil {
+		return f.wrong("mode", " %w", err)
 	}
 	if err := node.CheckDisk(f.disk); err != nil {
 		return f.wrong("disk", ": %w", err)

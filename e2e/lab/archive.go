@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/armor"
 	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	"github.com/ulikunitz/xz"
@@ -39,12 +40,18 @@ func NoisePackage(name string, size int) Package {
 
 // RealPackage is one that dpkg can unpack. All that is in it is a file of noise.
 func RealPackage(name string, size int) (Package, error) {
-	p := NoisePackage(name, size)
-	control, err := tarball("./control", []byte(p.control()))
+	noise := NoisePackage(name, size)
+	return FilePackage(name, map[string][]byte{"." + noise.Installed(): noise.Data})
+}
+
+// FilePackage is one that dpkg can unpack, with these files ("./usr/share/x").
+func FilePackage(name string, files map[string][]byte) (Package, error) {
+	p := Package{Name: name}
+	control, err := tarball(map[string][]byte{"./control": []byte(p.control())})
 	if err != nil {
 		return p, err
 	}
-	data, err := tarball("."+p.Installed(), p.Data)
+	data, err := tarball(files)
 	if err != nil {
 		return p, err
 	}
@@ -61,16 +68,21 @@ func RealPackage(name string, size int) (Package, error) {
 	return p, nil
 }
 
-// tarball holds one file.
-func tarball(name string, data []byte) ([]byte, error) {
+// tarball holds files.
+func tarball(files map[string][]byte) ([]byte, error) {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
-	err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: int64(len(data)), Mode: 0o644})
-	if err == nil {
-		_, err = w.Write(data)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: int64(len(files[name])), Mode: 0o644})
+		if err == nil {
+			_, err = w.Write(files[name])
+		}
+		if err != nil {
+			return nil, fmt.Errorf("pack %s: %w", name, err)
+		}
 	}
-	if err := errors.Join(err, w.Close()); err != nil {
-		return nil, fmt.Errorf("pack %s: %w", name, err)
+	if err := w.Close(); err != nil {
+		return nil, fmt.Errorf("pack: %w", err)
 	}
 	return out.Bytes(), nil
 }
@@ -136,6 +148,15 @@ func (p *Publisher) Signature(text []byte) ([]byte, error) {
 		return nil, fmt.Errorf("sign: %w", err)
 	}
 	return out.Bytes(), nil
+}
+
+// Dearmor is a signature as the bytes that its armor is around.
+func Dearmor(signature []byte) ([]byte, error) {
+	block, err := armor.Decode(bytes.NewReader(signature))
+	if err != nil {
+		return nil, fmt.Errorf("dearmor: %w", err)
+	}
+	return io.ReadAll(block.Body)
 }
 
 // Publish writes an archive with these packages to files, by their path. Lists of earlier states stay there by their hash, as

@@ -91,6 +91,7 @@ func packageHint(want string) string {
 		{"ip", "iproute2"}, {"tc", "iproute2"}, {"ping", "iputils-ping"}, {"qemu-system-x86_64", "qemu-system-x86"},
 		{"qemu-img", "qemu-utils"}, {biosROM, "ipxe-qemu"}, {ovmfCode, "ovmf"}, {ovmfVars, "ovmf"},
 		{"dnsmasq", "dnsmasq-base"}, {"perfdhcp", "kea-admin"}, {"dhclient", "isc-dhcp-client"}, {"tftp", "tftp-hpa"},
+		{"kea-dhcp4", "kea-dhcp4-server"}, {"ss", "iproute2"},
 	} {
 		if p[0] == want {
 			return fmt.Sprintf(" (Debian package %s)", p[1])

@@ -71,6 +71,7 @@ func (b *Bare) Boots() (bool, error) {
 // script boots from the network as iPXE does, and returns the script that it was given.
 func (b *Bare) script(ctx context.Context) (string, error) {
 	var ack *dhcpv4.DHCPv4
+	var url string
 	err := b.Host.Do(func() error {
 		c, err := nclient4.New("lan0", nclient4.WithTimeout(2*time.Second), nclient4.WithRetry(2))
 		if err != nil {
@@ -81,9 +82,32 @@ func (b *Bare) script(ctx context.Context) (string, error) {
 			dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.OptionUserClassInformation, []byte("iPXE"))),
 			dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.OptionClientSystemArchitectureType, []byte{0, 0})),
 		}
-		lease, err := c.Request(ctx, ipxe...)
+		ask, err := dhcpv4.NewDiscovery(b.MAC, ipxe...)
+		if err != nil {
+			return err
+		}
+		// Of a proxy's offer iPXE takes what to boot only.
+		offer, err := c.SendAndRead(ctx, nclient4.DefaultServers, ask, func(p *dhcpv4.DHCPv4) bool {
+			return p.MessageType() == dhcpv4.MessageTypeOffer && !p.YourIPAddr.IsUnspecified()
+		})
+		if err != nil {
+			return err
+		}
+		lease, err := c.RequestFromOffer(ctx, offer, ipxe...)
+		if err != nil {
+			return err
+		}
+		if ack, url = lease.ACK, lease.ACK.BootFileName; url != "" {
+			return nil
+		}
+		if ask, err = dhcpv4.NewDiscovery(b.MAC, ipxe...); err != nil {
+			return err
+		}
+		proxy, err := c.SendAndRead(ctx, nclient4.DefaultServers, ask, func(p *dhcpv4.DHCPv4) bool {
+			return p.MessageType() == dhcpv4.MessageTypeOffer && p.YourIPAddr.IsUnspecified() && p.BootFileName != ""
+		})
 		if err == nil {
-			ack = lease.ACK
+			url = proxy.BootFileName
 		}
 		return err
 	})
@@ -101,7 +125,7 @@ func (b *Bare) script(ctx context.Context) (string, error) {
 		}
 	}
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: b.Host.Dial}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, ack.BootFileName, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return "", err
 	}

@@ -96,8 +96,11 @@ func (f *firstLight) power(ctx context.Context, name string, via func(ctx contex
 	return m.Start(ctx)
 }
 
-func (f *firstLight) found(ctx context.Context) error {
-	if _, err := f.StartSeed(ctx, "--auto-approve"); err != nil {
+func (f *firstLight) found(ctx context.Context) error { return f.serve(ctx, "--auto-approve") }
+
+// serve starts the seed, and waits until it serves.
+func (f *firstLight) serve(ctx context.Context, flags ...string) error {
+	if _, err := f.StartSeed(ctx, flags...); err != nil {
 		return err
 	}
 	_, err := f.Until(ctx, f.seed, "the seed serves lan0", func(s status.Status) string {

@@ -6,6 +6,7 @@ type Detection struct {
 	// Interface is the port that a seed would take, or that the operator named; empty: a seed would not know which.
 	Interface string `json:"interface,omitempty"`
 	Network   string `json:"network"` // the seed's own address on its segment, with the length of the network
+	Mode      string `json:"mode"`    // that the seed is told: auto, full or proxy
 	Name      string `json:"name"`    // of the seed
 	// Config is what a seed would use: its flags, as `offshoot detect -o yaml` prints them.
 	Config map[string]any `json:"config"`
@@ -36,6 +37,7 @@ type DetectedPort struct {
 	Probed       bool             `json:"probed"` // DHCP servers were looked for
 	Servers      []DetectedServer `json:"servers"`
 	Verdict      Verdict          `json:"verdict"`
+	Mode         string           `json:"mode,omitempty"` // full or proxy: how it would be served
 	Why          string           `json:"why"`
 }
 

@@ -1,6 +1,9 @@
 package status
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // What an address of a segment can be.
 const (
@@ -43,6 +46,30 @@ type Artifact struct {
 	Nodes []string `json:"nodes"`
 	Fetch *Fetch   `json:"fetch,omitempty"` // while it is on its way to the node that answers
 	Bytes Traffic  `json:"bytes"`           // of it, to and from the node that answers since that began
+	// Medium is what it is for, if it is an installer's image; in the answer about one artifact only.
+	Medium *Medium `json:"medium,omitempty"`
+}
+
+// Unverified says that nothing vouches for it: no signature, and nobody who gave it.
+func (a Artifact) Unverified() bool {
+	return a.Verified == "" || strings.HasPrefix(a.Verified, "unverified")
+}
+
+// Medium is an ISO image that an installer is on. Its files are at http://NODE:7480/iso/DIGEST/PATH.
+type Medium struct {
+	Volume       string `json:"volume"`
+	Distribution string `json:"distribution,omitempty"` // empty: none that is known
+	Release      string `json:"release,omitempty"`
+	Arch         string `json:"arch,omitempty"`
+	Kernel       string `json:"kernel,omitempty"` // paths of what it boots from
+	Initrd       string `json:"initrd,omitempty"`
+}
+
+// Verification is what became of hashing a node's bytes of an artifact again.
+type Verification struct {
+	Artifact
+	Good    bool   `json:"good"`
+	Problem string `json:"problem,omitempty"` // else, with the next step
 }
 
 // Prefetch is how far a node is with fetching what a profile needs.

@@ -98,8 +98,10 @@ type Segment struct {
 	Nodes   []string  `json:"nodes"`          // names of the nodes that proved to be on it, or where its relay finds them
 	Leases  int       `json:"leases"`         // bindings that are alive
 	Blocked string    `json:"blocked,omitempty"`
-	Pools   []string  `json:"pools"`           // FIRST-LAST, where leases are taken from
-	Relay   *Relay    `json:"relay,omitempty"` // of a segment on which no node needs to stand
+	Mode    string    `json:"mode"`             // full: it gives addresses; proxy: another DHCP server does
+	Beside  string    `json:"beside,omitempty"` // why it is served by proxy for now, though it was founded in full
+	Pools   []string  `json:"pools"`            // FIRST-LAST, where leases are taken from; none by proxy
+	Relay   *Relay    `json:"relay,omitempty"`  // of a segment on which no node needs to stand
 }
 
 // Relay is the router that passes the packets of a segment on to nodes.

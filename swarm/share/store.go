@@ -132,7 +132,7 @@ func (s *Store) publish(ctx context.Context, path string) (Artifact, error) {
 	if err := s.room(info.Size()); err != nil {
 		return Artifact{}, err
 	}
-	a, err := s.insert(ctx, func(dst *os.File) error {
+	a, err := s.insert(ctx, "", func(dst *os.File) error {
 		// The copy is hashed, not the source: whatever happens to the source meanwhile, name and bytes agree.
 		return copyFile(ctx, dst, src)
 	})
@@ -176,7 +176,18 @@ func (s *Store) Salvage(ctx context.Context, d Digest, size int64, from io.Reade
 
 // PublishReader stores what r gives.
 func (s *Store) PublishReader(ctx context.Context, r io.Reader) (Artifact, error) {
-	a, err := s.insert(ctx, func(dst *os.File) error { return copyFile(ctx, dst, r) })
+	return s.PublishExpected(ctx, r, -1, "")
+}
+
+// PublishExpected is PublishReader for what its sender has announced: so many bytes (-1: nobody knows), with this digest ("": whatever
+// it is). What is something else is not kept.
+func (s *Store) PublishExpected(ctx context.Context, r io.Reader, size int64, want Digest) (Artifact, error) {
+	if size > 0 {
+		if err := s.room(size); err != nil {
+			return Artifact{}, fmt.Errorf("publish: %w", err)
+		}
+	}
+	a, err := s.insert(ctx, want, func(dst *os.File) error { return copyFile(ctx, dst, r) })
 	if err != nil {
 		return Artifact{}, fmt.Errorf("publish: %w", explain(err))
 	}
@@ -197,8 +208,8 @@ func copyFile(ctx context.Context, dst *os.File, src io.Reader) error {
 	}
 }
 
-// insert makes an artifact of what fill writes.
-func (s *Store) insert(ctx context.Context, fill func(*os.File) error) (Artifact, error) {
+// insert makes an artifact of what fill writes, if it has the wanted digest ("": any).
+func (s *Store) insert(ctx context.Context, want Digest, fill func(*os.File) error) (Artifact, error) {
 	f, err := os.CreateTemp(filepath.Join(s.dir, tempDir), "*")
 	if err != nil {
 		return Artifact{}, err
@@ -227,6 +238,9 @@ func (s *Store) insert(ctx context.Context, fill func(*os.File) error) (Artifact
 		return Artifact{}, err
 	}
 	a := Artifact{Digest: digestOf(hash.Sum(nil)), Size: size}
+	if want != "" && a.Digest != want {
+		return a, fmt.Errorf("%w: these bytes have SHA-256 %s, want %s", ErrMismatch, a.Digest, want)
+	}
 	if err := s.adopt(f, a.Digest); err != nil || size < minTorrent {
 		return a, err
 	}

@@ -125,6 +125,9 @@ func (r *run) arming(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	r.o.Logger.Info("config received", "config", cfg)
+	if cfg.Image == (install.Image{}) {
+		return false, errors.New("the profile of this machine names no image: it has an installer of its own, which was not booted")
+	}
 	if !r.told {
 		r.say("installing %s, image %.12s", cfg.Hostname, cfg.Image.SHA256)
 		r.client.report(ctx, install.Event{Install: cfg.Install, Phase: install.PhaseAgent, Text: "agent runs"})

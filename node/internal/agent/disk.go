@@ -127,6 +127,23 @@ func (d *heldDisk) commit(id string) error {
 	return d.target.Sync()
 }
 
+// stamp leaves the disk to a foreign installer: without our first note, which its partition table would hide anyway, but with the
+// second one in its place, which no partition table reaches.
+func (d *heldDisk) stamp(id string) error {
+	note := make([]byte, headSize-stampAt)
+	copy(note, markFinished+id+"\n")
+	if _, err := d.target.WriteAt(note, stampAt); err != nil {
+		return err
+	}
+	if err := d.target.Sync(); err != nil {
+		return err
+	}
+	if err := d.target.ZeroRange(0, block0); err != nil {
+		return err
+	}
+	return d.target.Sync()
+}
+
 // close gives the disk back. All that counts was synced by commit.
 func (d *heldDisk) close() { _ = d.target.Close() }
 
@@ -213,6 +230,9 @@ func foreign(head, tail []byte, id string) string {
 	}
 	if id != "" && bytes.HasPrefix(head[stampAt:], []byte(markFinished+id+"\n")) {
 		return ""
+	}
+	if bytes.HasPrefix(head[stampAt:], []byte(markFinished)) && zero(head[:stampAt]) && zero(tail) {
+		return "" // an installer was given the disk, and wrote nothing
 	}
 	at := func(off int, magic string) bool { return bytes.HasPrefix(head[off:], []byte(magic)) }
 	switch {

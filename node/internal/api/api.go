@@ -39,9 +39,18 @@ type Desk interface {
 	// Mirror is this node's mirror of package repositories.
 	Mirror() status.Mirror
 	Artifacts() []status.Artifact
+	// Medium is what an artifact is for that is an ISO image, as far as it is here; nil if it is none.
+	Medium(digest string) *status.Medium
+	// AddArtifact stores bytes under their digest, and writes them down with what the operator says of them. size is -1 if he does not
+	// know it.
+	AddArtifact(ctx context.Context, actor string, u Upload, size int64, r io.Reader) (status.Artifact, error)
+	// VerifyArtifact hashes this node's bytes again. Damaged ones are thrown away.
+	VerifyArtifact(ctx context.Context, actor string, a status.Artifact) (status.Verification, error)
 	// Prefetch fetches what a profile needs to this node, now. say is called in order, from one goroutine; before it was called
 	// for the first time nothing was done. It ends with ctx, and what has come by then stays.
 	Prefetch(ctx context.Context, actor, profile string, say func(status.Prefetch)) error
+
+	Profiler
 
 	// Propose writes an operator's decision down.
 	Propose(ctx context.Context, actor string, op swarm.Op) (swarm.Result, error)

@@ -88,6 +88,36 @@ func (c *clerk) Artifacts() []status.Artifact {
 	return []status.Artifact{{Name: "image", Digest: "abcdef1234"}, {Digest: "abcdef5678"}}
 }
 
+func (c *clerk) Medium(string) *status.Medium { return &status.Medium{Distribution: "Debian"} }
+
+func (c *clerk) AddArtifact(_ context.Context, actor string, u Upload, size int64, r io.Reader) (status.Artifact, error) {
+	data, err := io.ReadAll(r)
+	c.note(actor, "store %+v: %q of %d bytes", u, data, size)
+	return status.Artifact{Name: u.Name, Digest: "abcdef1234"}, errors.Join(c.err, err)
+}
+
+func (c *clerk) VerifyArtifact(_ context.Context, actor string, a status.Artifact) (status.Verification, error) {
+	c.note(actor, "verify %s", a.Digest)
+	return status.Verification{Artifact: a, Good: true}, c.err
+}
+
+func (c *clerk) Profiles() []status.Profile { return []status.Profile{{Name: "web"}} }
+
+func (c *clerk) Profile(name string) (status.Profile, bool, error) {
+	return status.Profile{Name: name, Document: "driver: debian"}, name != "nobody", c.err
+}
+
+func (c *clerk) PutProfile(_ context.Context, actor, name string, document []byte, how PutHow) error {
+	c.note(actor, "put profile %s: %q %+v", name, document, how)
+	return c.err
+}
+
+func (c *clerk) LintProfile(name string) ([]string, bool) { return nil, name != "nobody" }
+
+func (c *clerk) Render(m swarm.MAC, profile string) (status.Rendered, error) {
+	return status.Rendered{Profile: profile, Files: []status.RenderedFile{{Name: "boot.ipxe"}}}, c.err
+}
+
 func (c *clerk) Mirror() status.Mirror { return status.Mirror{Repos: []status.Repo{{Name: "debian"}}} }
 
 func (c *clerk) Prefetch(_ context.Context, actor, profile string, say func(status.Prefetch)) error {

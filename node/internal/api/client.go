@@ -146,6 +146,18 @@ func (c *Client) PinArtifact(ctx context.Context, digest string, pinned bool) er
 	return c.call(ctx, "POST", "/v1/artifacts/"+url.PathEscape(digest)+verb, nil, nil)
 }
 
+// Artifact asks for one artifact, by its digest or the beginning of that, and what the node finds in it.
+func (c *Client) Artifact(ctx context.Context, digest string) (status.Artifact, error) {
+	return get[status.Artifact](ctx, c, "/v1/artifacts/"+url.PathEscape(digest))
+}
+
+// VerifyArtifact has the node hash its bytes of an artifact again.
+func (c *Client) VerifyArtifact(ctx context.Context, digest string) (status.Verification, error) {
+	var v status.Verification
+	err := c.call(ctx, "POST", "/v1/artifacts/"+url.PathEscape(digest)+"/verify", nil, &v)
+	return v, err
+}
+
 // WithdrawArtifact takes an artifact out of the index.
 func (c *Client) WithdrawArtifact(ctx context.Context, digest string) error {
 	return c.call(ctx, "DELETE", "/v1/artifacts/"+url.PathEscape(digest), nil, nil)
@@ -327,10 +339,23 @@ func (c *Client) call(ctx context.Context, method, path string, body, into any) 
 		}
 		in = bytes.NewReader(data)
 	}
-	resp, err := c.do(ctx, method, path, in)
+	resp, err := c.do(ctx, method, path, in) //nolint:bodyclose // read closes it
 	if err != nil {
 		return err
 	}
+	return read(resp, into)
+}
+
+// answer sends a request and reads what it is answered with.
+func (c *Client) answer(req *http.Request, into any) error {
+	resp, err := c.send(req) //nolint:bodyclose // read closes it
+	if err != nil {
+		return err
+	}
+	return read(resp, into)
+}
+
+func read(resp *http.Response, into any) error {
 	defer func() { _ = resp.Body.Close() }()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	switch {
@@ -347,12 +372,17 @@ func (c *Client) call(ctx context.Context, method, path string, body, into any) 
 	return nil
 }
 
-// do sends a request and turns every answer but 200 into an error with the node's words.
+// do makes a request and sends it.
 func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://offshoot"+path, body)
 	if err != nil {
 		return nil, err
 	}
+	return c.send(req)
+}
+
+// send turns every answer but 200 into an error with the node's words.
+func (c *Client) send(req *http.Request) (*http.Response, error) {
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, c.explain(err)

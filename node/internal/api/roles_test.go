@@ -19,12 +19,15 @@ import (
 var rights = map[string]string{
 	"GET /v1/status": "view", "GET /v1/machines/{mac}": "view", "GET /v1/machines/{mac}/why": "view", "GET /v1/leases": "view",
 	"GET /v1/tickets": "view", "GET /v1/operators": "view", "GET /v1/audit": "view", "GET /v1/mirror": "view", "GET /v1/artifacts": "view",
-	"GET /v1/metrics": "view",
+	"GET /v1/metrics": "view", "GET /v1/profiles": "view", "GET /v1/profiles/{name}/lint": "view",
+	"GET /v1/artifacts/{digest}": "view", "POST /v1/artifacts/{digest}/verify": "operate",
 
 	"POST /v1/machines/{mac}/arm": "operate", "POST /v1/machines/{mac}/name": "operate", "POST /v1/machines/{mac}/hold": "operate",
 	"POST /v1/tickets/{id}/revoke": "operate", "POST /v1/leases/reserve": "operate", "POST /v1/leases/unreserve": "operate",
 	"POST /v1/segments": "operate", "DELETE /v1/segments/{segment}": "operate", "POST /v1/segments/{segment}/pools": "operate", "POST /v1/segments/{segment}/move": "operate",
-	"PUT /v1/repos/{name}": "operate", "POST /v1/profiles/{name}/prefetch": "operate",
+	"PUT /v1/artifacts": "operate", "GET /v1/profiles/{name}": "operate", "PUT /v1/profiles/{name}": "operate", "DELETE /v1/profiles/{name}": "operate",
+	"GET /v1/machines/{mac}/render": "operate",
+	"PUT /v1/repos/{name}":          "operate", "POST /v1/profiles/{name}/prefetch": "operate",
 	"POST /v1/artifacts/{digest}/pin": "operate", "POST /v1/artifacts/{digest}/unpin": "operate", "DELETE /v1/artifacts/{digest}": "operate", "POST /v1/store": "admin", "DELETE /v1/repos/{name}": "operate",
 
 	"POST /v1/domain": "admin", "POST /v1/dns": "admin", "POST /v1/ntp": "admin",
@@ -42,7 +45,7 @@ func TestEveryRouteRefusesTheRolesBelowItsOwn(t *testing.T) {
 	if !maps.Equal(got, rights) {
 		t.Fatalf("the routes have the roles %v, want %v", got, rights)
 	}
-	fill := strings.NewReplacer("{mac}", string(mac), "{id}", "7c1f", "{segment}", "s1", "{node}", "a2", "{name}", "alice", "{digest}", "abcdef12")
+	fill := strings.NewReplacer("{mac}", string(mac), "{id}", "7c1f", "{segment}", "s1", "{node}", "a2", "{name}", "alice", "{digest}", "abcdef12", "PUT /v1/artifacts", "PUT /v1/artifacts?name=x")
 	bodies := map[string]string{
 		"POST /v1/leases/reserve": `{"mac":"52:54:00:00:00:01","address":"192.168.42.60"}`, "POST /v1/segments/{segment}/pools": `{"pools":[]}`,
 		"POST /v1/segments/{segment}/move": `{"node":"m3"}`, "POST /v1/uplink-limit": `{"limit":0}`,
@@ -55,6 +58,9 @@ func TestEveryRouteRefusesTheRolesBelowItsOwn(t *testing.T) {
 		for at, role := range order {
 			desk := &clerk{state: crowd()}
 			method, path, _ := strings.Cut(fill.Replace(pattern), " ")
+			if pattern == "PUT /v1/artifacts" {
+				path += "?name=image"
+			}
 			w := httptest.NewRecorder()
 			Handler(desk, as(role)).ServeHTTP(w, httptest.NewRequest(method, path, strings.NewReader(bodies[pattern])))
 			allowed := at >= slices.Index(order, least)

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
-	"strings"
 	"time"
 
 	"offshoot/node/status"
@@ -18,35 +17,44 @@ import (
 // deciding who belongs to the swarm.
 func routes() map[string]route {
 	const view, operate, admin = status.OperatorView, status.OperatorOperate, status.OperatorAdmin
-	const machines, members, segments, repos, artifacts = "offshoot machine list", "offshoot swarm members", "offshoot segment list", "offshoot mirror status", "offshoot artifact list"
+	const machines, members, segments, repos, artifacts, profiles = "offshoot machine list", "offshoot swarm members", "offshoot segment list", "offshoot mirror status", "offshoot artifact list", "offshoot profile list"
 	return map[string]route{
-		"GET /v1/status":             {role: view, do: func(q *request) (any, error) { return q.desk.Status(q.Context()), nil }},
-		"GET /v1/machines/{mac}":     {role: view, do: onMachine(machine)},
-		"GET /v1/machines/{mac}/why": {role: view, do: onMachine(why)},
-		"GET /v1/leases":             {role: view, do: leases},
-		"GET /v1/tickets":            {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Tickets()), nil }},
-		"GET /v1/operators":          {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Operators()), nil }},
-		"GET /v1/audit":              {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Audit()), nil }},
-		"GET /v1/artifacts":          {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Artifacts()), nil }},
-		"GET /v1/mirror":             {role: view, do: func(q *request) (any, error) { return q.desk.Mirror(), nil }},
-		"GET /v1/metrics":            {role: view, do: metrics},
+		"GET /v1/status":               {role: view, do: func(q *request) (any, error) { return q.desk.Status(q.Context()), nil }},
+		"GET /v1/machines/{mac}":       {role: view, do: onMachine(machine)},
+		"GET /v1/machines/{mac}/why":   {role: view, do: onMachine(why)},
+		"GET /v1/leases":               {role: view, do: leases},
+		"GET /v1/tickets":              {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Tickets()), nil }},
+		"GET /v1/operators":            {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Operators()), nil }},
+		"GET /v1/audit":                {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Audit()), nil }},
+		"GET /v1/artifacts":            {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Artifacts()), nil }},
+		"GET /v1/artifacts/{digest}":   {role: view, look: artifacts, do: showArtifact},
+		"GET /v1/mirror":               {role: view, do: func(q *request) (any, error) { return q.desk.Mirror(), nil }},
+		"GET /v1/profiles":             {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Profiles()), nil }},
+		"GET /v1/profiles/{name}/lint": {role: view, do: lintProfile},
+		"GET /v1/metrics":              {role: view, do: metrics},
 
-		"POST /v1/machines/{mac}/arm":       {role: operate, look: machines, do: onMachine(arm)},
-		"POST /v1/machines/{mac}/name":      {role: operate, look: machines, do: onMachine(name)},
-		"POST /v1/machines/{mac}/hold":      {role: operate, look: machines, do: onMachine(hold)},
-		"POST /v1/tickets/{id}/revoke":      {role: operate, look: "offshoot ticket list", do: revokeTicket},
-		"POST /v1/leases/reserve":           {role: operate, look: "offshoot lease list", do: reserve},
-		"POST /v1/leases/unreserve":         {role: operate, look: "offshoot lease list", do: unreserve},
-		"POST /v1/segments/{segment}/pools": {role: operate, look: segments, do: pools},
-		"POST /v1/segments":                 {role: operate, look: segments, do: addSegment},
-		"DELETE /v1/segments/{segment}":     {role: operate, look: segments, do: removeSegment},
-		"POST /v1/segments/{segment}/move":  {role: operate, look: segments, do: move},
-		"POST /v1/profiles/{name}/prefetch": {role: operate, look: artifacts, long: true, do: prefetch},
-		"POST /v1/artifacts/{digest}/pin":   {role: operate, look: artifacts, do: onArtifact(func(digest string) swarm.Op { return swarm.PinArtifact{Digest: digest, Pinned: true} })},
-		"POST /v1/artifacts/{digest}/unpin": {role: operate, look: artifacts, do: onArtifact(func(digest string) swarm.Op { return swarm.PinArtifact{Digest: digest} })},
-		"DELETE /v1/artifacts/{digest}":     {role: operate, look: artifacts, do: onArtifact(func(digest string) swarm.Op { return swarm.WithdrawArtifact{Digest: digest} })},
-		"PUT /v1/repos/{name}":              {role: operate, look: repos, do: putRepo},
-		"DELETE /v1/repos/{name}":           {role: operate, look: repos, do: dropRepo},
+		"POST /v1/machines/{mac}/arm":        {role: operate, look: machines, do: onMachine(arm)},
+		"POST /v1/machines/{mac}/name":       {role: operate, look: machines, do: onMachine(name)},
+		"POST /v1/machines/{mac}/hold":       {role: operate, look: machines, do: onMachine(hold)},
+		"POST /v1/tickets/{id}/revoke":       {role: operate, look: "offshoot ticket list", do: revokeTicket},
+		"POST /v1/leases/reserve":            {role: operate, look: "offshoot lease list", do: reserve},
+		"POST /v1/leases/unreserve":          {role: operate, look: "offshoot lease list", do: unreserve},
+		"POST /v1/segments/{segment}/pools":  {role: operate, look: segments, do: pools},
+		"POST /v1/segments":                  {role: operate, look: segments, do: addSegment},
+		"DELETE /v1/segments/{segment}":      {role: operate, look: segments, do: removeSegment},
+		"POST /v1/segments/{segment}/move":   {role: operate, look: segments, do: move},
+		"POST /v1/profiles/{name}/prefetch":  {role: operate, look: artifacts, long: true, do: prefetch},
+		"POST /v1/artifacts/{digest}/pin":    {role: operate, look: artifacts, do: onArtifact(func(digest string) swarm.Op { return swarm.PinArtifact{Digest: digest, Pinned: true} })},
+		"POST /v1/artifacts/{digest}/unpin":  {role: operate, look: artifacts, do: onArtifact(func(digest string) swarm.Op { return swarm.PinArtifact{Digest: digest} })},
+		"POST /v1/artifacts/{digest}/verify": {role: operate, look: artifacts, long: true, do: verify},
+		"DELETE /v1/artifacts/{digest}":      {role: operate, look: artifacts, do: onArtifact(func(digest string) swarm.Op { return swarm.WithdrawArtifact{Digest: digest} })},
+		"PUT /v1/artifacts":                  {role: operate, look: artifacts, long: true, do: upload},
+		"GET /v1/profiles/{name}":            {role: operate, do: profile}, // password hashes stand in it
+		"PUT /v1/profiles/{name}":            {role: operate, look: profiles, do: putProfile},
+		"DELETE /v1/profiles/{name}":         {role: operate, look: profiles, do: dropProfile},
+		"GET /v1/machines/{mac}/render":      {role: operate, look: profiles, do: onMachine(render)}, // as well
+		"PUT /v1/repos/{name}":               {role: operate, look: repos, do: putRepo},
+		"DELETE /v1/repos/{name}":            {role: operate, look: repos, do: dropRepo},
 
 		"POST /v1/voters":                  {role: admin, look: members, do: voters},
 		"POST /v1/store":                   {role: admin, look: artifacts, do: setStore},
@@ -177,32 +185,6 @@ func putRepo(q *request) (any, error) {
 		return nil, err
 	}
 	return nil, q.desk.PutRepo(q.Context(), q.caller.Actor(), b.Repo(q.PathValue("name")))
-}
-
-// minDigest is how much of a digest names an artifact, if no other begins alike.
-const minDigest = 6
-
-// onArtifact decides about the one artifact whose digest begins as the caller says.
-func onArtifact(op func(digest string) swarm.Op) func(*request) (any, error) {
-	return func(q *request) (any, error) {
-		return decide(q, func(struct{}) (swarm.Op, error) {
-			begin, found := q.PathValue("digest"), []string{}
-			for _, a := range q.desk.Artifacts() {
-				if len(begin) >= minDigest && strings.HasPrefix(a.Digest, begin) {
-					found = append(found, a.Digest)
-				}
-			}
-			switch {
-			case len(begin) < minDigest:
-				return nil, fmt.Errorf("%w: %q names no artifact: want the SHA-256 or its beginning, %d digits at least; see: offshoot artifact list", errBad, begin, minDigest)
-			case len(found) == 0:
-				return nil, fmt.Errorf("artifact %q is %w: offshoot artifact list", begin, errMissing)
-			case len(found) > 1:
-				return nil, fmt.Errorf("%w: %d artifacts begin with %s: give more of the SHA-256", errBad, len(found), begin)
-			}
-			return op(found[0]), nil
-		})
-	}
 }
 
 // StoreRequest is the body of POST /v1/store.

@@ -42,6 +42,21 @@ imgfree
 sleep 10
 chain --replace --autofree ` + self + ` || goto again
 `},
+		"installer": {with(Installer{
+			Name: "debian", Kernel: "http://192.168.42.1:7480/artifact/aa/kernel", Initrd: "http://192.168.42.1:7480/artifact/bb/initrd",
+			Args: []string{"auto=true", "ds=nocloud-net;s=http://192.168.42.1/", "domain=", "---"},
+		}, BIOS), `#!ipxe
+echo offshoot: m1 (52:54:00:12:34:56) starts the installer of debian
+kernel --name vmlinuz http://192.168.42.1:7480/artifact/aa/kernel initrd=initrd.img auto=true ds=nocloud-net;s=http://192.168.42.1/ domain= --- || goto failed
+initrd --name initrd.img http://192.168.42.1:7480/artifact/bb/initrd || goto failed
+boot || goto failed
+:failed
+echo offshoot: the installer of debian could not be started, trying again
+imgfree
+:again
+sleep 10
+chain --replace --autofree ` + self + ` || goto again
+`},
 		"own disk by BIOS": {with(OwnDisk{}, BIOS), `#!ipxe
 echo offshoot: m1 (52:54:00:12:34:56) starts its own disk
 sanboot --no-describe --drive 0x80 ||
@@ -80,7 +95,7 @@ exit 1
 }
 
 func TestNoValueEscapesIntoTheScript(t *testing.T) {
-	evil := []string{"x\nshell", "x\rshell", "${net0/mac}", "a b", `a"b`, "a\\b", "a`b", "", "-x", "||", "a\x00b", "ä", "#"}
+	evil := []string{";", "--", "x\nshell", "x\rshell", "${net0/mac}", "a b", `a"b`, "a\\b", "a`b", "", "-x", "||", "a\x00b", "ä", "#"}
 	for _, e := range evil {
 		for name, change := range map[string]func(*Facts, *Agent){
 			"argument": func(_ *Facts, a *Agent) { a.Args = []string{e} },
@@ -93,11 +108,13 @@ func TestNoValueEscapesIntoTheScript(t *testing.T) {
 			f := agentFacts
 			a := f.Decision.(Agent)
 			change(&f, &a)
-			f.Decision = a
-			if f.Validate() == nil {
-				t.Errorf("%s %q passes validation", name, e)
+			for _, d := range []Decision{a, Installer{"debian", a.Kernel, a.Initrd, a.Args}, Installer{e, a.Kernel, a.Initrd, nil}} {
+				f.Decision = d
+				if f.Validate() == nil {
+					t.Errorf("%s %q passes validation", name, e)
+				}
+				checkHarmless(t, Script(f))
 			}
-			checkHarmless(t, Script(f))
 		}
 	}
 }

@@ -17,7 +17,7 @@ type Facts struct {
 	Decision Decision // nil waits
 }
 
-// Decision is one of Agent, OwnDisk, Wait.
+// Decision is one of Agent, Installer, OwnDisk, Wait.
 type Decision interface{ decision() }
 
 // Agent starts the network-boot environment.
@@ -25,6 +25,14 @@ type Agent struct {
 	Kernel string   // URL
 	Initrd string   // URL
 	Args   []string // kernel arguments; `initrd=` is added here
+}
+
+// Installer starts the installer of a distribution.
+type Installer struct {
+	Name   string // of its driver, for who stands before the machine
+	Kernel string // URL
+	Initrd string // URL
+	Args   []string
 }
 
 // OwnDisk leaves the machine to the system on its own disk.
@@ -36,9 +44,10 @@ type Wait struct {
 	Every  time.Duration // between two questions; less than a second means DefaultWait
 }
 
-func (Agent) decision()   {}
-func (OwnDisk) decision() {}
-func (Wait) decision()    {}
+func (Agent) decision()     {}
+func (Installer) decision() {}
+func (OwnDisk) decision()   {}
+func (Wait) decision()      {}
 
 // DefaultWait is the pause between two questions of a waiting machine: short enough for someone who stands before it and
 // approves it, long enough for a rack of them.
@@ -56,7 +65,9 @@ func Script(f Facts) string {
 	} else {
 		switch d := f.Decision.(type) {
 		case Agent:
-			body = agent(f, d)
+			body = start(f, "the agent", d)
+		case Installer:
+			body = start(f, "the installer of "+d.Name, Agent{d.Kernel, d.Initrd, d.Args})
 		case OwnDisk:
 			body = ownDisk(f)
 		case Wait:
@@ -79,8 +90,16 @@ func (f Facts) Validate() error {
 	if f.Self != "" && !isURL(f.Self) {
 		return fmt.Errorf("script address %q cannot stand in a script", f.Self)
 	}
-	a, ok := f.Decision.(Agent)
-	if !ok {
+	var a Agent
+	switch d := f.Decision.(type) {
+	case Agent:
+		a = d
+	case Installer:
+		if !isHostname(d.Name) {
+			return fmt.Errorf("driver %q cannot stand in a script", d.Name)
+		}
+		a = Agent{d.Kernel, d.Initrd, d.Args}
+	default:
 		return nil
 	}
 	if !isURL(a.Kernel) {
@@ -90,23 +109,24 @@ func (f Facts) Validate() error {
 		return fmt.Errorf("initrd address %q cannot stand in a script", a.Initrd)
 	}
 	for _, arg := range a.Args {
-		if !isWord(arg) {
+		if !isArg(arg) {
 			return fmt.Errorf("kernel argument %q cannot stand in a script", arg)
 		}
 	}
 	return nil
 }
 
-func agent(f Facts, a Agent) string {
+// start loads a kernel with its initrd; program is what people call it.
+func start(f Facts, program string, a Agent) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "echo offshoot: %s starts the agent\n", who(f))
+	fmt.Fprintf(&b, "echo offshoot: %s starts %s\n", who(f), program)
 	// BIOS kernels get the initrd handed over and ignore the argument; EFI kernels find it by this name only.
 	args := append([]string{"initrd=" + initrdName}, a.Args...)
 	fmt.Fprintf(&b, "kernel --name vmlinuz %s %s || goto failed\n", a.Kernel, strings.Join(args, " "))
 	fmt.Fprintf(&b, "initrd --name %s %s || goto failed\n", initrdName, a.Initrd)
 	b.WriteString("boot || goto failed\n")
 	b.WriteString(":failed\n")
-	b.WriteString("echo offshoot: the agent could not be started, trying again\n")
+	fmt.Fprintf(&b, "echo offshoot: %s could not be started, trying again\n", program)
 	b.WriteString("imgfree\n")
 	b.WriteString(again(f, DefaultWait))
 	return b.String()
@@ -179,6 +199,13 @@ func isWord(s string) bool {
 		return false
 	}
 	return consistsOf(s, "-._~:/?=,@+%&!*()[]")
+}
+
+// isArg accepts what isWord accepts, and two things besides that stand for themselves once iPXE has seen the kernel's address: the
+// dashes between the arguments of Debian's installer and those of the system that it installs, and a semicolon inside of a word,
+// which cloud-init and others need.
+func isArg(s string) bool {
+	return s == "---" || s != ";" && isWord(strings.ReplaceAll(s, ";", "."))
 }
 
 // consistsOf tells whether s has letters, digits and the given characters only.

@@ -14,6 +14,8 @@ type job struct {
 	buf     [maxPacket]byte
 	raw     []byte
 	unicast bool
+	boot    bool   // it came to the port for boot servers
+	from    uint16 // then: from this port
 	packet  dhcpv4.DHCPv4
 	reply   []byte
 }

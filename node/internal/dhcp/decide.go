@@ -34,6 +34,9 @@ type View struct {
 	Exhausted   bool       // because none is left
 	Fetches     int        // boot programs named to this machine within the last minute, by TFTP or HTTP, without iPXE asking afterwards
 	NewNonce    string     // to use if a new boot begins with this packet
+	BootServer  bool       // of a proxy: the packet came to port 4011
+	From        uint16     // with BootServer: from this port
+	Begun       string     // of a proxy: the nonce of the boot that iPXE began a moment ago
 }
 
 // Plan is what to do about one packet: commit, forget, then send, in this order; a step that fails ends it.
@@ -43,6 +46,9 @@ type Plan struct {
 	Quarantine netip.Addr // keep this address from everyone
 	DropOffer  bool
 	Offer      *Offer // keep this one
+	Fetches    bool   // the machine fetches a boot program now
+	Begin      string // of a proxy: the nonce of the boot that begins
+	NewBoot    bool   // of a proxy: what iPXE began before is over
 
 	Reply  *dhcpv4.DHCPv4 // nil: silence
 	To     Destination
@@ -56,6 +62,7 @@ type Plan struct {
 type Destination struct {
 	Relay netip.Addr // valid: to this relay's server port
 	Addr  netip.Addr // valid: to this address's client port
+	Port  uint16     // with Addr, not 0: to this port
 	// Frame sends to Addr in a frame made for the client's MAC: it has no address yet and cannot answer ARP.
 	Frame bool
 }
@@ -86,7 +93,7 @@ func (v *View) pending() *Offer {
 
 // needsAddress tells whether an address must be found before Decide can answer, and which: an invalid one is any.
 func needsAddress(c Client, v View, cfg *Config) (netip.Addr, bool) {
-	if v.Duty != Full || v.own() != nil || v.pending() != nil || servable(c, cfg) != "" {
+	if cfg.Proxy || v.Duty != Full || v.own() != nil || v.pending() != nil || servable(c, cfg) != "" {
 		return netip.Addr{}, false
 	}
 	switch c.Message {
@@ -117,7 +124,7 @@ func Decide(now time.Time, p *dhcpv4.DHCPv4, c Client, v View, cfg Config) Plan 
 	switch {
 	case v.Duty == None:
 		return silence("this node does not hold duty on the segment")
-	case v.Duty == RenewOnly:
+	case v.Duty == RenewOnly && !cfg.Proxy:
 		return d.renewOnly()
 	}
 	if why := servable(c, &cfg); why != "" {
@@ -126,6 +133,9 @@ func Decide(now time.Time, p *dhcpv4.DHCPv4, c Client, v View, cfg Config) Plan 
 	// RFC 3004: each user class is preceded by its length.
 	if class := p.Options.Get(dhcpv4.OptionUserClassInformation); cfg.Mark != "" && string(class) == string(rune(len(cfg.Mark)))+cfg.Mark {
 		return silence("a probe for foreign servers by a node of this swarm")
+	}
+	if cfg.Proxy {
+		return d.proxy()
 	}
 	switch c.Message {
 	case dhcpv4.MessageTypeDiscover:
@@ -339,7 +349,7 @@ func (d decision) bind(addr netip.Addr) Plan {
 	if old := d.v.Binding; old != nil && old.Addr == addr && old.Expires.IsZero() {
 		b.Expires = time.Time{}
 	}
-	plan.Bind = b
+	plan.Bind, plan.Fetches = b, d.c.Class.Firmware()
 	return plan
 }
 

@@ -4,9 +4,9 @@
 // specification), and Server carries the packets. A binding is committed through the Ledger before it is acknowledged, and
 // nothing is sent unless the Duty function allows it at the arrival of the packet and again before the answer leaves.
 //
-// A Server serves one subnet, that of its interface or one behind a relay; a Hub lets several share an interface. It refuses to
-// answer beside another server (proxy mode is not built yet), and to believe a client-id: a machine is its MAC. It may be imported
-// by node and by tests; it imports boot and swarm.
+// A Server serves one subnet, that of its interface or one behind a relay; a Hub lets several share an interface. Beside the server
+// of others it is a proxy: it says what to boot, and gives nothing. It refuses to give addresses there, and to believe a
+// client-id: a machine is its MAC. It may be imported by node and by tests; it imports boot and swarm.
 package dhcp
 
 import (
@@ -79,6 +79,10 @@ const (
 
 // Config is one segment as its duty holder serves it.
 type Config struct {
+	// Proxy serves beside the server of others, on ports 67 and 4011 (PXE 2.1, 2.2.3): what to boot is said, and no address given.
+	// Pools, Router, DNS, Domain and the times are not used then.
+	Proxy bool
+
 	Interface string     // the only interface that is listened on and answered to
 	Server    netip.Addr // our own address there: server identifier, next server, source of every answer
 	Subnet    netip.Prefix

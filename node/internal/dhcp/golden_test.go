@@ -139,6 +139,12 @@ func FuzzEveryPacketIsDecidedWithoutHarm(f *testing.F) {
 			return
 		}
 		_ = c.String()
+		for _, atBootServer := range []bool{false, true} {
+			beside := Decide(day, p, c, View{Duty: Full, BootServer: atBootServer, NewNonce: nonce}, proxyConfig())
+			if beside.Bind != nil || beside.Offer != nil || beside.Reply != nil && beside.Reply.YourIPAddr != nil {
+				t.Fatalf("a proxy gives something: %+v", beside)
+			}
+		}
 		for _, duty := range []DutyState{None, RenewOnly, Full} {
 			v := View{Duty: duty, Candidate: addr17, NewNonce: nonce, Unicast: true}
 			if known {

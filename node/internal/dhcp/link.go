@@ -1,6 +1,7 @@
 package dhcp
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -24,12 +25,20 @@ type Link interface {
 	Close() error
 }
 
+// BootLink is the link of port 4011. Its clients ask from port 68 or from 4011, as OVMF does, and hear the answer only there.
+type BootLink interface {
+	Link
+	// From is the port that the packet received last came from. Called by the goroutine that receives.
+	From() uint16
+}
+
 const (
 	serverPort = 67
 	clientPort = 68
+	bootPort   = 4011 // PXE 2.1, 2.2.3
 )
 
-// wire is the real link: a UDP socket bound to the interface, so that nothing is heard from or said to another one, and a
+// wire is a real link: a UDP socket bound to the interface, so that nothing is heard from or said to another one, and a
 // packet socket for clients that cannot answer ARP yet.
 type wire struct {
 	udp    *net.UDPConn
@@ -38,13 +47,19 @@ type wire struct {
 	server netip.Addr
 	source []byte // control message that sends from server: an interface may have several addresses
 	heard  []byte // the control message of what is received
+	from   uint16 // the port that it came from
 }
 
 // receiveBuffer is what the socket may hold while we are busy: some thousand packets. By default it is a hundred.
 const receiveBuffer = 8 << 20
 
 // Listen opens port 67 on the interface of cfg, and nothing else: the Link that a Server uses if it is not told another.
-func Listen(cfg Config) (Link, error) {
+func Listen(cfg Config) (Link, error) { return listen(cfg, serverPort) }
+
+// ListenBoot opens port 4011, for a proxy.
+func ListenBoot(cfg Config) (BootLink, error) { return listen(cfg, bootPort) }
+
+func listen(cfg Config, port int) (*wire, error) {
 	ifi, err := net.InterfaceByName(cfg.Interface)
 	if err != nil {
 		return nil, fmt.Errorf("interface %s: %w", cfg.Interface, err)
@@ -54,10 +69,10 @@ func Listen(cfg Config) (Link, error) {
 		err := c.Control(func(fd uintptr) { optErr = prepare(int(fd), ifi.Name) })
 		return errors.Join(err, optErr)
 	}}
-	conn, err := lc.ListenPacket(context.Background(), "udp4", fmt.Sprintf(":%d", serverPort))
+	conn, err := lc.ListenPacket(context.Background(), "udp4", fmt.Sprintf(":%d", port))
 	if err != nil {
 		return nil, fmt.Errorf("open port %d on %s (another DHCP server here? needs CAP_NET_BIND_SERVICE and CAP_NET_RAW): %w",
-			serverPort, ifi.Name, err)
+			port, ifi.Name, err)
 	}
 	raw, err := packet.Listen(ifi, packet.Raw, 0, nil) // protocol 0: for sending only
 	if err != nil {
@@ -85,7 +100,7 @@ func prepare(fd int, iface string) error {
 
 func (w *wire) Receive(buf []byte) (int, bool, error) {
 	for {
-		n, oobn, _, _, err := w.udp.ReadMsgUDPAddrPort(buf, w.heard)
+		n, oobn, _, from, err := w.udp.ReadMsgUDPAddrPort(buf, w.heard)
 		if err != nil {
 			// Queued ICMP errors of earlier answers, and a link that is down for a moment, are no reason to end.
 			if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENETDOWN) || errors.Is(err, unix.EHOSTUNREACH) {
@@ -93,9 +108,12 @@ func (w *wire) Receive(buf []byte) (int, bool, error) {
 			}
 			return 0, false, err
 		}
+		w.from = from.Port()
 		return n, destination(w.heard[:oobn]) == w.server, nil
 	}
 }
+
+func (w *wire) From() uint16 { return w.from }
 
 // destination is where a packet was sent to, by its control messages; invalid if they do not say.
 func destination(oob []byte) netip.Addr {
@@ -125,7 +143,7 @@ func (w *wire) Send(b []byte, to Destination, client net.HardwareAddr) error {
 	case to.Relay.IsValid():
 		dst = netip.AddrPortFrom(to.Relay, serverPort)
 	case to.Addr.IsValid():
-		dst = netip.AddrPortFrom(to.Addr, clientPort)
+		dst = netip.AddrPortFrom(to.Addr, cmp.Or(to.Port, clientPort))
 	}
 	if _, _, err := w.udp.WriteMsgUDPAddrPort(b, w.source, dst); err != nil {
 		return fmt.Errorf("send to %s: %w", dst, err)

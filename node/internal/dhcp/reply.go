@@ -47,6 +47,11 @@ func (d decision) grant(t dhcpv4.MessageType, addr netip.Addr, nonce string, lea
 	if file != "" {
 		plan.Answer += " file=" + withoutNonce(file, nonce)
 	}
+	return d.looping(plan, loop)
+}
+
+// looping says so if the program is another one than usual.
+func (d decision) looping(plan Plan, loop bool) Plan {
 	if loop {
 		plan.Event = EventChainLoop
 		plan.Reason = fmt.Sprintf("%d boot programs in a minute and iPXE never asked: another program", d.v.Fetches)

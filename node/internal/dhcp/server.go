@@ -37,8 +37,12 @@ type Options struct {
 	Log     *slog.Logger // nil: silent
 	Now     func() time.Time
 
-	// Listen opens the link; nil: Listen, the sockets of this machine.
-	Listen func(Config) (Link, error)
+	// Listen opens the link, ListenBoot that of a proxy's second port; nil: the functions of these names, the sockets of this
+	// machine.
+	Listen     func(Config) (Link, error)
+	ListenBoot func(Config) (BootLink, error)
+	// Boots are where a proxy notes whose nonce is whose; nil: nobody else wants to know.
+	Boots *Boots
 }
 
 // Server answers DHCP on one interface. Run it once.
@@ -74,6 +78,12 @@ func New(o Options) (*Server, error) {
 	if o.Listen == nil {
 		o.Listen = Listen
 	}
+	if o.ListenBoot == nil {
+		o.ListenBoot = ListenBoot
+	}
+	if o.Boots == nil {
+		o.Boots = NewBoots()
+	}
 	s := &Server{o: o, cfg: o.Config.withDefaults(), desk: newDesk(), ready: make(chan struct{})}
 	s.traced = o.OnTrace != nil || o.Log.Enabled(context.Background(), slog.LevelDebug)
 	s.stock = newStock(&s.cfg)
@@ -93,13 +103,18 @@ const commitTime = 5 * time.Second
 // Run serves until ctx ends, or the link says that no more packets will come; then it returns nil, with the link closed and no
 // packet in work. What is in work when ctx ends is given up, what is in work when the packets end is answered.
 func (s *Server) Run(ctx context.Context) (err error) {
-	l, err := s.o.Listen(s.cfg)
+	first, boot, err := s.open()
 	if err != nil {
 		return fmt.Errorf("dhcp: %w", err)
 	}
 	// Closing is what ends a blocked read.
-	closeLink := sync.OnceValue(l.Close)
-	defer func() { _ = closeLink() }() // nothing is lost with it
+	closeLinks := sync.OnceFunc(func() { // nothing is lost with it
+		_ = first.Close()
+		if boot != nil {
+			_ = boot.Close()
+		}
+	})
+	defer closeLinks()
 	if s.o.Probe == nil {
 		arp, err := openARP(s.cfg.Interface)
 		if err != nil {
@@ -115,20 +130,50 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { _ = closeLink() })
+	stop := context.AfterFunc(ctx, closeLinks)
 	defer stop()
 	helpers.Go(func() { s.stock.run(ctx) })
 	helpers.Go(func() { s.tidy(ctx) })
 	helpers.Go(func() { s.right.watch(ctx, s.o.Duty) })
-	err = s.receive(ctx, l)
+	err = s.receiveBoth(ctx, first, boot, closeLinks)
 	if err == nil || ctx.Err() != nil {
 		return nil
 	}
 	return fmt.Errorf("dhcp: receive on %s: %w", s.cfg.Interface, err)
 }
 
+// open opens the server's port, and of a proxy that of boot servers.
+func (s *Server) open() (Link, BootLink, error) {
+	first, err := s.o.Listen(s.cfg)
+	if err != nil || !s.cfg.Proxy {
+		return first, nil, err
+	}
+	boot, err := s.o.ListenBoot(s.cfg)
+	if err != nil {
+		return nil, nil, errors.Join(err, first.Close())
+	}
+	return first, boot, nil
+}
+
+// receiveBoth handles the packets of both links, until one of them ends, which ends the other.
+func (s *Server) receiveBoth(ctx context.Context, first Link, boot BootLink, closeLinks func()) error {
+	if boot == nil {
+		return s.receive(ctx, first, nil)
+	}
+	ended := make(chan error, 2) // the first of the two counts
+	var second sync.WaitGroup
+	second.Go(func() {
+		defer closeLinks()
+		ended <- s.receive(ctx, boot, boot)
+	})
+	ended <- s.receive(ctx, first, nil)
+	closeLinks()
+	second.Wait()
+	return <-ended
+}
+
 // receive handles packets until the link has no more, and waits for those in work. Only the end of packets is no error.
-func (s *Server) receive(ctx context.Context, l Link) error {
+func (s *Server) receive(ctx context.Context, l Link, boot BootLink) error {
 	ctx, giveUp := context.WithCancel(ctx)
 	defer giveUp()
 	var crew crew
@@ -144,7 +189,10 @@ func (s *Server) receive(ctx context.Context, l Link) error {
 			crew.dismiss()
 			return err
 		}
-		j.raw, j.unicast = j.buf[:n], unicast
+		j.raw, j.unicast, j.boot = j.buf[:n], unicast, boot != nil
+		if boot != nil {
+			j.from = boot.From()
+		}
 		next, ok := crew.take(j, func(j *job) { s.handle(ctx, l, j) })
 		if !ok {
 			s.trace(Trace{Time: s.o.Now(), What: "packet", Reason: fmt.Sprintf("%d packets are in work already", maxInFlight)})
@@ -163,6 +211,7 @@ func (s *Server) tidy(ctx context.Context) {
 			return
 		case <-tick.C:
 			s.stock.giveBack(s.desk.sweep(s.o.Now())...)
+			s.o.Boots.sweep(s.o.Now())
 		}
 	}
 }
@@ -183,6 +232,9 @@ func (s *Server) handle(ctx context.Context, l Link, j *job) {
 	}
 	if s.traced {
 		t.What = c.Message.String() + " from " + c.String() + " xid " + hex.EncodeToString(p.TransactionID[:])
+		if j.boot {
+			t.What += " to port 4011"
+		}
 	}
 	if duty == None { // before any state is touched
 		t.Reason = Decide(t.Time, p, c, View{Duty: None}, s.cfg).Reason
@@ -193,7 +245,7 @@ func (s *Server) handle(ctx context.Context, l Link, j *job) {
 		return
 	}
 	defer s.turns.done(c.MAC)
-	view := s.view(ctx, t.Time, c, duty, j.unicast)
+	view := s.view(ctx, t.Time, c, duty, j)
 	cfg := s.cfg
 	if s.o.Services != nil {
 		cfg.Services = s.o.Services()
@@ -218,6 +270,12 @@ func (s *Server) handle(ctx context.Context, l Link, j *job) {
 	if plan.Offer != nil {
 		s.desk.keep(c.MAC, *plan.Offer)
 	}
+	if plan.NewBoot {
+		s.o.Boots.end(c.MAC)
+	}
+	if plan.Begin != "" {
+		s.o.Boots.begin(t.Time, c.MAC, plan.Begin)
+	}
 	if plan.Reply == nil {
 		return
 	}
@@ -231,7 +289,7 @@ func (s *Server) handle(ctx context.Context, l Link, j *job) {
 		return
 	}
 	t.Answer = plan.Answer
-	if c.Class.Firmware() && plan.Bind != nil {
+	if plan.Fetches {
 		s.desk.fetched(t.Time, c.MAC)
 	}
 }
@@ -245,8 +303,16 @@ func decode(raw []byte, p *dhcpv4.DHCPv4) (Client, error) {
 }
 
 // view gathers what Decide needs, and reserves an address if the answer needs one.
-func (s *Server) view(ctx context.Context, now time.Time, c Client, duty DutyState, unicast bool) View {
-	v := View{Duty: duty, Unicast: unicast, Offer: s.desk.offer(now, c.MAC), NewNonce: newNonce()}
+func (s *Server) view(ctx context.Context, now time.Time, c Client, duty DutyState, j *job) View {
+	if c.Class == boot.IPXE {
+		s.desk.reachedIPXE(c.MAC)
+	}
+	if s.cfg.Proxy {
+		return View{
+			Duty: duty, Unicast: j.unicast, BootServer: j.boot, From: j.from, Fetches: s.desk.fetchesOf(now, c.MAC), NewNonce: newNonce(), Begun: s.o.Boots.of(now, c.MAC),
+		}
+	}
+	v := View{Duty: duty, Unicast: j.unicast, Offer: s.desk.offer(now, c.MAC), NewNonce: newNonce()}
 	if s.cfg.Hostname != nil {
 		v.Hostname = s.cfg.Hostname(c.MAC)
 	}
@@ -261,9 +327,6 @@ func (s *Server) view(ctx context.Context, now time.Time, c Client, duty DutySta
 	}
 	if v.Offer != nil && s.keptForOther(c.MAC, v.Offer.Addr) {
 		v.Offer = nil
-	}
-	if c.Class == boot.IPXE {
-		s.desk.reachedIPXE(c.MAC)
 	}
 	v.Fetches = s.desk.fetchesOf(now, c.MAC)
 	if addr, need := needsAddress(c, v, &s.cfg); need {
@@ -416,29 +479,6 @@ func (s *Server) event(now time.Time, mac swarm.MAC, kind EventKind, text string
 	}
 	s.o.Log.Warn("dhcp", "kind", kind, "mac", mac, "text", text)
 	s.o.OnEvent(Event{Time: now, MAC: mac, Kind: kind, Text: text})
-}
-
-// alarm counts events of a kind. Safe for concurrent use.
-type alarm struct {
-	mu    sync.Mutex
-	since time.Time
-	rung  map[EventKind]int
-}
-
-// At most mostEvents of a kind in eventWindow are reported.
-const (
-	mostEvents  = 10
-	eventWindow = time.Minute
-)
-
-func (a *alarm) ring(now time.Time, kind EventKind) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.rung == nil || now.Sub(a.since) >= eventWindow || now.Before(a.since) {
-		a.since, a.rung = now, make(map[EventKind]int)
-	}
-	a.rung[kind]++
-	return a.rung[kind] <= mostEvents
 }
 
 // newNonce draws 128 bits: whoever has the nonce of a boot may fetch that machine's install config once.

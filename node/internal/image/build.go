@@ -16,6 +16,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/klauspost/compress/zstd"
+
+	"offshoot/node/internal/apt"
 )
 
 // Options say what Build makes.
@@ -108,8 +110,12 @@ func newBuild(o Options) (*build, error) {
 	if b.Keyring, err = findKeyring(o.Keyring, b.codename); err != nil {
 		return nil, err
 	}
-	if b.sources, err = archiveSources(o.Mirror, b.codename, "/"); err != nil {
+	archives, err := apt.Archives(o.Mirror, b.codename, "/")
+	if err != nil {
 		return nil, err
+	}
+	for _, a := range archives {
+		b.sources = append(b.sources, a.String())
 	}
 	var id [4]byte
 	_, _ = rand.Read(id[:]) // never fails, by contract

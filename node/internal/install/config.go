@@ -26,7 +26,7 @@ type Config struct {
 	Install  string   `json:"install"`             // id of this arming; every event carries it
 	Machine  string   `json:"machine"`             // MAC of the boot NIC, canonical form
 	Hostname string   `json:"hostname"`            // RFC 1123, with or without domain
-	Image    Image    `json:"image"`               //
+	Image    Image    `json:"image,omitzero"`      // none: another installer brings the system
 	Disk     string   `json:"disk,omitempty"`      // see ParseSelector; "" is the only disk that is not removable
 	Wipe     bool     `json:"wipe,omitempty"`      // overwrite a disk that holds foreign data
 	RootHash string   `json:"root_hash,omitempty"` // crypt(5) hash for root; "" leaves the image's own
@@ -80,8 +80,9 @@ type Join struct {
 	Pin       string       `json:"pin"`       // fingerprint of the swarm CA
 	Endpoints []string     `json:"endpoints"` // host:port of the peers' TLS port
 	Segment   string       `json:"segment"`
-	Address   netip.Prefix `json:"address"` // the node's own for ever
-	Gateway   netip.Addr   `json:"gateway"` // zero: none
+	Address   netip.Prefix `json:"address"`           // the node's own for ever
+	Foreign   bool         `json:"foreign,omitempty"` // it is not: another DHCP server gave it, which the node asks again
+	Gateway   netip.Addr   `json:"gateway"`           // zero: none
 	MAC       string       `json:"mac"`
 	Name      string       `json:"name"`
 }
@@ -116,8 +117,10 @@ type Phase string
 const (
 	PhaseAgent     Phase = "agent"     // the agent runs and has reached the node that serves it
 	PhaseInventory Phase = "inventory" // the event carries the inventory
+	PhaseInstaller Phase = "installer" // a distribution's own installer runs
 	PhaseDisk      Phase = "disk"      // a disk was chosen; text names it
 	PhaseImage     Phase = "image"     // bytes are being written; percent counts
+	PhasePackages  Phase = "packages"  // an installer unpacks and configures packages
 	PhaseConfigure Phase = "configure" // files are being left on the root file system
 	PhaseInstalled Phase = "installed" // the disk boots; the machine restarts once this is acknowledged
 	PhaseFailed    Phase = "failed"    // text says which step and why; final: the agent has given up until armed again

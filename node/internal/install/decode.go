@@ -130,8 +130,10 @@ func (c Config) Validate() error {
 	if err := hostname("hostname", c.Hostname); err != nil {
 		return err
 	}
-	if err := c.Image.validate(); err != nil {
-		return err
+	if c.Image != (Image{}) {
+		if err := c.Image.validate(); err != nil {
+			return err
+		}
 	}
 	if _, err := ParseSelector(c.Disk); err != nil {
 		return fmt.Errorf("disk: %w", err)
@@ -226,7 +228,7 @@ func (e Event) Validate() error {
 		}
 	}
 	switch e.Phase {
-	case PhaseAgent, PhaseInventory, PhaseDisk, PhaseImage, PhaseConfigure, PhaseInstalled, PhaseFailed:
+	case PhaseAgent, PhaseInventory, PhaseInstaller, PhaseDisk, PhaseImage, PhasePackages, PhaseConfigure, PhaseInstalled, PhaseFailed:
 	default:
 		return fmt.Errorf("phase: %q is unknown", clip(string(e.Phase)))
 	}

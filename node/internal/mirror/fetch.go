@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+
+	"offshoot/node/internal/archive"
 )
 
 const (
@@ -21,13 +23,13 @@ var errBusy = errors.New("too many files are on their way: ask again")
 // flightKey keeps repositories apart, so that one with bad sources spoils no file of another.
 type flightKey struct {
 	repo *repo
-	file file
+	file archive.File
 }
 
 // join takes part in the flight of a file, which begins if there is none. The caller is counted as a user, and has to
 // close a reader in the end.
 func (m *Mirror) join(t *target, hops int) (*flight, error) {
-	key := flightKey{t.repo, t.file}
+	key := flightKey{t.repo, t.File}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if f := m.flights[key]; f != nil {
@@ -39,7 +41,7 @@ func (m *Mirror) join(t *target, hops int) (*flight, error) {
 	if len(m.flights) >= m.limits.flights {
 		return nil, errBusy
 	}
-	f := newFlight(t.file)
+	f := newFlight(t.File)
 	started := m.spawn(func(ctx context.Context) {
 		err := m.fill(ctx, f, t, hops)
 		// Only now: who comes later finds it in the store.
@@ -58,26 +60,26 @@ func (m *Mirror) join(t *target, hops int) (*flight, error) {
 
 // fill brings a file: from the store, from peers, or from the sources; and keeps it.
 func (m *Mirror) fill(ctx context.Context, f *flight, t *target, hops int) error {
-	digest := t.sum.String()
+	digest := t.Sum.String()
 	if m.o.Store.Has(digest) {
 		f.inStore()
 		return nil
 	}
 	if m.o.Fetch != nil {
-		err := m.o.Fetch(ctx, digest, t.size)
+		err := m.o.Fetch(ctx, digest, t.Size)
 		if err == nil && m.o.Store.Has(digest) {
-			t.repo.fromPeers.Add(t.size)
+			t.repo.fromPeers.Add(t.Size)
 			f.inStore()
 			return nil
 		}
 		m.log.Debug("peers did not bring a file", "digest", digest, "error", err)
 	}
-	release, err := m.disk.reserve(t.size)
+	release, err := m.disk.reserve(t.Size)
 	if err != nil {
 		return err
 	}
 	defer release()
-	scratch, err := m.disk.scratch(t.size)
+	scratch, err := m.disk.scratch(t.Size)
 	if err != nil {
 		m.disk.note("keep files", err)
 		return err
@@ -121,7 +123,7 @@ type pull struct {
 }
 
 func (p *pull) run(ctx context.Context) error {
-	if p.f.size == 0 && p.f.prove() {
+	if p.f.Size == 0 && p.f.prove() {
 		return nil
 	}
 	var errs []error
@@ -217,7 +219,7 @@ func (p *pull) copy(a *answer) error {
 	if a.StatusCode == http.StatusOK {
 		skip = p.f.have // it does not know ranges, and begins again
 	}
-	if err := announced(a, p.f.size-p.f.have+skip); err != nil {
+	if err := announced(a, p.f.Size-p.f.have+skip); err != nil {
 		return err
 	}
 	if _, err := io.CopyN(io.Discard, a, skip); err != nil {
@@ -226,7 +228,7 @@ func (p *pull) copy(a *answer) error {
 	if _, err := io.CopyBuffer(onlyWriter{p.f}, a, make([]byte, copySize)); err != nil {
 		return err
 	}
-	if p.f.have < p.f.size {
+	if p.f.have < p.f.Size {
 		return io.ErrUnexpectedEOF
 	}
 	return nil

@@ -7,6 +7,8 @@ import (
 	"hash"
 	"io"
 	"sync"
+
+	"offshoot/node/internal/archive"
 )
 
 // holdBack is how much of a file's end waits until the whole has matched. Files up to this size are not seen at all
@@ -24,7 +26,7 @@ var (
 
 // flight is one file on its way here, with all who wait for it. One goroutine, fill's, writes; readers follow it.
 type flight struct {
-	file
+	archive.File
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at each change
@@ -39,8 +41,8 @@ type flight struct {
 	users   int   // fill and readers; the last closes scratch
 }
 
-func newFlight(f file) *flight {
-	return &flight{file: f, changed: make(chan struct{}), hash: sha256.New(), users: 1}
+func newFlight(f archive.File) *flight {
+	return &flight{File: f, changed: make(chan struct{}), hash: sha256.New(), users: 1}
 }
 
 // signal tells the readers. The caller holds mu.
@@ -66,7 +68,7 @@ func (f *flight) inStore() {
 
 // Write appends what a source sends. Only fill calls it.
 func (f *flight) Write(p []byte) (int, error) {
-	if f.have+int64(len(p)) > f.size {
+	if f.have+int64(len(p)) > f.Size {
 		return 0, errWrongBytes
 	}
 	n, err := f.scratch.WriteAt(p, f.have)
@@ -83,7 +85,7 @@ func (f *flight) Write(p []byte) (int, error) {
 
 // prove compares. Only fill calls it.
 func (f *flight) prove() bool {
-	if f.have != f.size || sum(f.hash.Sum(nil)) != f.sum {
+	if f.have != f.Size || archive.Sum(f.hash.Sum(nil)) != f.Sum {
 		return false
 	}
 	f.mu.Lock()
@@ -122,9 +124,9 @@ func (f *flight) leave() {
 // shown is how many bytes may be passed on. The caller holds mu.
 func (f *flight) shown() int64 {
 	if f.proven {
-		return f.size
+		return f.Size
 	}
-	return max(0, min(f.have, f.size-holdBack))
+	return max(0, min(f.have, f.Size-holdBack))
 }
 
 // started waits until something can be read, from the scratch or from the store, or the flight has failed.
@@ -194,7 +196,7 @@ func (r *flightReader) Seek(offset int64, whence int) (int64, error) {
 	case io.SeekCurrent:
 		offset += r.off
 	case io.SeekEnd:
-		offset += r.f.size
+		offset += r.f.Size
 	}
 	if offset < 0 {
 		return r.off, errors.New("seek before the beginning")
@@ -213,7 +215,7 @@ func (r *flightReader) Read(p []byte) (int, error) {
 
 func (r *flightReader) read(p []byte) (int, error) {
 	for {
-		if r.off >= r.f.size {
+		if r.off >= r.f.Size {
 			return 0, io.EOF
 		}
 		r.f.mu.Lock()

@@ -8,11 +8,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"offshoot/node/internal/archive"
 )
 
 // target is a file that verified metadata names.
 type target struct {
-	file
+	archive.File
 	repo  *repo
 	paths []string // where a source has it, best first
 	by    string   // who vouches for it
@@ -88,11 +90,11 @@ func (r *repo) lookup(ctx context.Context, key, p string, hops int) (*target, er
 	return nil, errors.Join(errs...) // with an index missing nobody can say that nothing names it
 }
 
-func (r *repo) metadata(rt *root, s *snapshot, f file, name, asked string) *target {
-	t := &target{file: f, repo: r, by: s.by, root: rt, name: name, isIndex: s.isIndex(name)}
+func (r *repo) metadata(rt *root, s *snapshot, f archive.File, name, asked string) *target {
+	t := &target{File: f, repo: r, by: s.by, root: rt, name: name, isIndex: s.isIndex(name)}
 	plain := path.Join(rt.namesBase(), name)
 	if s.primary == "" {
-		hashed := path.Join(path.Dir(plain), "by-hash/SHA256", f.sum.String())
+		hashed := path.Join(path.Dir(plain), "by-hash/SHA256", f.Sum.String())
 		if s.byHash || strings.Contains(asked, "/by-hash/") || len(r.m.others(r.m.o.Parents, r.Name)) > 0 { // a mirror of ours knows it always
 			t.paths = append(t.paths, hashed)
 		}
@@ -120,7 +122,7 @@ func (r *repo) lookupPackage(ctx context.Context, rt *root, key, p string, hops 
 					continue
 				}
 				if f, ok := x[rel]; ok {
-					return &target{file: f, repo: r, paths: []string{p}, by: s.by}, nil
+					return &target{File: f, repo: r, paths: []string{p}, by: s.by}, nil
 				}
 			}
 		}
@@ -166,10 +168,10 @@ func (p *parsed) isDone() bool {
 // index returns the packages that an index lists; with bring it is fetched if it is not here, else then it is empty.
 func (r *repo) index(ctx context.Context, t *target, hops int, bring bool) (index, error) {
 	r.mu.Lock()
-	p := r.parsed[t.sum]
+	p := r.parsed[t.Sum]
 	if p == nil {
 		p = &parsed{}
-		r.parsed[t.sum] = p
+		r.parsed[t.Sum] = p
 	}
 	r.mu.Unlock()
 	if bring && !p.isDone() {
@@ -182,7 +184,7 @@ func (r *repo) index(ctx context.Context, t *target, hops int, bring bool) (inde
 	if p.done {
 		return p.x, p.err
 	}
-	c, err := r.m.o.Store.Open(t.sum.String())
+	c, err := r.m.o.Store.Open(t.Sum.String())
 	if err != nil {
 		if bring {
 			return nil, fmt.Errorf("index %s: %w", t.name, err)
@@ -195,14 +197,14 @@ func (r *repo) index(ctx context.Context, t *target, hops int, bring bool) (inde
 	p.x, p.err = readIndex(t.name, c)
 	p.done = true
 	if p.err != nil {
-		r.m.log.Warn("index cannot be read", "repo", r.Name, "index", t.name, "digest", t.sum.String(), "error", p.err)
+		r.m.log.Warn("index cannot be read", "repo", r.Name, "index", t.name, "digest", t.Sum.String(), "error", p.err)
 	}
 	return p.x, p.err
 }
 
 // bring fetches an index into the store.
 func (r *repo) bring(ctx context.Context, t *target, hops int) error {
-	if r.m.o.Store.Has(t.sum.String()) {
+	if r.m.o.Store.Has(t.Sum.String()) {
 		return nil
 	}
 	f, err := r.m.join(t, hops)

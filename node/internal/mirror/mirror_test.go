@@ -16,6 +16,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"offshoot/node/internal/archive"
 )
 
 var small, big = makePkg("small", 3000), makePkg("big", 1<<20)
@@ -272,7 +274,7 @@ func TestUnsignedRepositoryIsHeldToItsOwnSums(t *testing.T) {
 	u.change(func(files map[string][]byte) { files[small.path()] = makePkg("other", 3000).data })
 	h.wantCode(small.path(), 502, "do not match")
 	h.want(big.path(), big.data)
-	if s := h.Status().Repos[0]; s.Signed || s.Roots[0].Verified != unverified {
+	if s := h.Status().Repos[0]; s.Signed || s.Roots[0].Verified != archive.Unverified {
 		t.Errorf("%+v: want it marked as unverified", s)
 	}
 }

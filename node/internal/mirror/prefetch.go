@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"offshoot/node/internal/archive"
 )
 
 // Prefetch brings one file of a repository here, as if a client had asked for it: metadata is revalidated, an index is
@@ -23,7 +25,7 @@ func (m *Mirror) Keeps() (digests []string) {
 			for _, s := range rt.states() {
 				for _, name := range rt.indexes(s) {
 					if f, ok := s.names[name]; ok {
-						digests = append(digests, f.sum.String())
+						digests = append(digests, f.Sum.String())
 					}
 				}
 			}
@@ -41,7 +43,7 @@ func (m *Mirror) prefetch(ctx context.Context, repo, path string) error {
 	if r == nil {
 		return errors.New("no such repository")
 	}
-	path, err := cleanName(path)
+	path, err := archive.CleanName(path)
 	if err != nil {
 		return err
 	}

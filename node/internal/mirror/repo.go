@@ -12,13 +12,15 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"offshoot/node/internal/archive"
 )
 
 // repo is one repository at work.
 type repo struct {
 	Repo
 	m         *Mirror
-	keys      *keyring
+	keys      *archive.Keyring
 	upstreams []*source
 	misses    *misses
 	luck      *bucket // requests upstream that may turn out to be in vain
@@ -28,7 +30,7 @@ type repo struct {
 	mu     sync.Mutex
 	roots  map[string]*root
 	pins   map[string]*pin
-	parsed map[sum]*parsed
+	parsed map[archive.Sum]*parsed
 }
 
 // pin holds an installation to one state of each root.
@@ -48,11 +50,11 @@ func (m *Mirror) newRepo(o Repo) (*repo, error) {
 		return nil, errors.New("it has no upstream")
 	}
 	r := &repo{
-		Repo: o, m: m, roots: map[string]*root{}, pins: map[string]*pin{}, parsed: map[sum]*parsed{},
+		Repo: o, m: m, roots: map[string]*root{}, pins: map[string]*pin{}, parsed: map[archive.Sum]*parsed{},
 		misses: newMisses(4096, m.limits.missLife, m.o.Now), luck: newBucket(m.limits.missRate, m.limits.missFree, m.o.Now),
 	}
 	var err error
-	if r.keys, err = readKeyring(o.Keyring, m.o.Now); err != nil {
+	if r.keys, err = archive.ReadKeyring(o.Keyring, m.o.Now); err != nil {
 		return nil, err
 	}
 	proxy, err := proxyOf(o)
@@ -308,12 +310,12 @@ func (r *repo) keep(dir string, states []*snapshot) []*snapshot {
 
 // prune forgets parsed indexes that no known state lists.
 func (r *repo) prune() {
-	listed := map[sum]bool{}
+	listed := map[archive.Sum]bool{}
 	for _, rt := range r.allRoots() {
 		for _, s := range rt.states() {
 			for _, name := range rt.indexes(s) {
 				if f, ok := s.names[name]; ok {
-					listed[f.sum] = true
+					listed[f.Sum] = true
 				}
 			}
 		}

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"offshoot/node/internal/archive"
 )
 
 const (
@@ -276,7 +278,7 @@ func (rt *root) fetch(ctx context.Context, s *source, name, etag, modified strin
 	if a.StatusCode == http.StatusNotModified {
 		return nil, errUnchanged
 	}
-	data, err := readAll(a, maxMutable)
+	data, err := archive.ReadAll(a, maxMutable)
 	if err != nil {
 		err = fmt.Errorf("%s, %s: %w", s.base.Redacted(), p, err)
 		s.note(err)

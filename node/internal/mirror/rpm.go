@@ -9,6 +9,8 @@ import (
 	"html"
 	"io"
 	"strings"
+
+	"offshoot/node/internal/archive"
 )
 
 // maxRepomdFiles: real ones have a few dozen.
@@ -16,14 +18,14 @@ const maxRepomdFiles = 1000
 
 // repomd is what repomd.xml says: the files of the metadata, and which of them lists the packages.
 type repomd struct {
-	names   map[string]file
+	names   map[string]archive.File
 	primary string
 }
 
 // parseRepomd reads repomd.xml. Files whose checksum is no SHA-256 are left out, and so refused.
 func parseRepomd(text []byte) (repomd, error) {
-	if looksLikeHTML(text) {
-		return repomd{}, errPortal
+	if archive.LooksLikeHTML(text) {
+		return repomd{}, archive.ErrPortal
 	}
 	var doc struct {
 		XMLName xml.Name `xml:"repomd"`
@@ -44,26 +46,26 @@ func parseRepomd(text []byte) (repomd, error) {
 		return repomd{}, fmt.Errorf("repomd.xml: %w", err)
 	}
 	if len(doc.Data) > maxRepomdFiles {
-		return repomd{}, fmt.Errorf("repomd.xml: %w", errTooMuch)
+		return repomd{}, fmt.Errorf("repomd.xml: %w", archive.ErrTooMuch)
 	}
-	r := repomd{names: map[string]file{}}
+	r := repomd{names: map[string]archive.File{}}
 	for _, d := range doc.Data {
 		if d.Checksum.Type != "sha256" || d.Location.Base != "" {
 			continue
 		}
-		name, err := cleanName(d.Location.Href)
+		name, err := archive.CleanName(d.Location.Href)
 		if err != nil {
 			return repomd{}, fmt.Errorf("repomd.xml: %.80q: %w", d.Location.Href, err)
 		}
-		s, err := parseSum(strings.TrimSpace(d.Checksum.Sum))
+		s, err := archive.ParseSum(strings.TrimSpace(d.Checksum.Sum))
 		if err != nil {
 			return repomd{}, fmt.Errorf("repomd.xml: %s: %w", name, err)
 		}
-		size, err := parseSize(strings.TrimSpace(d.Size))
+		size, err := archive.ParseSize(strings.TrimSpace(d.Size))
 		if err != nil {
 			return repomd{}, fmt.Errorf("repomd.xml: %s: %w", name, err)
 		}
-		r.names[name] = file{s, size}
+		r.names[name] = archive.File{Sum: s, Size: size}
 		if d.Type == "primary" {
 			r.primary = name
 		}
@@ -124,7 +126,7 @@ func parsePrimary(r io.Reader) (index, error) {
 func readUntil(in *bufio.Reader, mark byte) (string, error) {
 	text, err := in.ReadSlice(mark)
 	if errors.Is(err, bufio.ErrBufferFull) {
-		head := string(text[:4*maxPath])
+		head := string(text[:4*archive.MaxName])
 		for errors.Is(err, bufio.ErrBufferFull) {
 			_, err = in.ReadSlice(mark)
 		}
@@ -151,10 +153,4 @@ func attribute(tag, name string) string {
 		return ""
 	}
 	return html.UnescapeString(value)
-}
-
-// looksLikeHTML is how a captive portal answers everything.
-func looksLikeHTML(data []byte) bool {
-	head := bytes.ToLower(bytes.TrimSpace(data[:min(len(data), 512)]))
-	return bytes.HasPrefix(head, []byte("<!doctype html")) || bytes.HasPrefix(head, []byte("<html"))
 }

@@ -271,12 +271,12 @@ func (r *repo) find(ctx context.Context, key, p string, hops int) (*target, erro
 
 // serveFile gives out a file that metadata names: from the store, or while it arrives.
 func (m *Mirror) serveFile(v *visit, t *target) error {
-	digest := t.sum.String()
+	digest := t.Sum.String()
 	h := v.w.Header()
 	h.Set("ETag", `"`+digest+`"`)
 	h.Set("Content-Type", contentType(v.path))
 	if v.r.Method == http.MethodHead {
-		h.Set("Content-Length", strconv.FormatInt(t.size, 10))
+		h.Set("Content-Length", strconv.FormatInt(t.Size, 10))
 		return nil
 	}
 	m.noticeIndex(t, v.hops)
@@ -284,7 +284,7 @@ func (m *Mirror) serveFile(v *visit, t *target) error {
 		defer func() { _ = c.Close() }()
 		http.ServeContent(v.w, v.r, "", time.Time{}, c)
 		t.repo.fromStore.Add(v.w.bytes)
-		m.tell(v, digest, t.size, t.by)
+		m.tell(v, digest, t.Size, t.by)
 		return nil
 	}
 	if t.repo.misses.has(v.path) {
@@ -312,14 +312,14 @@ func (m *Mirror) serveFile(v *visit, t *target) error {
 		}
 		defer func() { _ = c.Close() }()
 		http.ServeContent(v.w, v.r, "", time.Time{}, c)
-		m.tell(v, digest, t.size, t.by)
+		m.tell(v, digest, t.Size, t.by)
 		return nil
 	}
 	http.ServeContent(v.w, v.r, "", time.Time{}, reader)
 	if reader.err != nil {
 		return reader.err
 	}
-	m.tell(v, digest, t.size, t.by)
+	m.tell(v, digest, t.Size, t.by)
 	return nil
 }
 

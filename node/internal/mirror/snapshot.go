@@ -10,10 +10,9 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-)
 
-// unverified is said of what only its own sums vouch for.
-const unverified = "unverified"
+	"offshoot/node/internal/archive"
+)
 
 // The mutable files. All else that a repository has is named by one of them with its digest.
 const (
@@ -45,14 +44,14 @@ type snapshot struct {
 	until    time.Time // zero: for ever
 	modified time.Time // what clients are told
 	byHash   bool
-	names    map[string]file   // below the root's directory; for rpm below the base
-	sha512   map[string]string // to name
-	digests  map[sum]string    // to name
-	primary  string            // rpm: the name of the list of packages
+	names    map[string]archive.File // below the root's directory; for rpm below the base
+	sha512   map[string]string       // to name
+	digests  map[archive.Sum]string  // to name
+	primary  string                  // rpm: the name of the list of packages
 }
 
 // newSnapshot checks the files against each other and against the keyring.
-func newSnapshot(files map[string][]byte, keys *keyring) (*snapshot, error) {
+func newSnapshot(files map[string][]byte, keys *archive.Keyring) (*snapshot, error) {
 	s := &snapshot{files: files}
 	var err error
 	switch {
@@ -72,28 +71,28 @@ func newSnapshot(files map[string][]byte, keys *keyring) (*snapshot, error) {
 	for name, data := range files {
 		s.etags[name] = textSum(string(data))
 	}
-	s.digests = make(map[sum]string, len(s.names))
+	s.digests = make(map[archive.Sum]string, len(s.names))
 	for name, f := range s.names {
 		// One digest may stand for several names, when files are empty or alike: any of them brings the bytes. The
 		// first of the alphabet, so that it does not depend on chance.
-		if old, ok := s.digests[f.sum]; !ok || name < old {
-			s.digests[f.sum] = name
+		if old, ok := s.digests[f.Sum]; !ok || name < old {
+			s.digests[f.Sum] = name
 		}
 	}
 	return s, nil
 }
 
-func (s *snapshot) take(r release) {
-	s.date, s.until, s.byHash, s.names, s.sha512 = r.date, r.validUntil, r.byHash, r.names, r.sha512
-	s.modified = r.date
+func (s *snapshot) take(r archive.Release) {
+	s.date, s.until, s.byHash, s.names, s.sha512 = r.Date, r.ValidUntil, r.ByHash, r.Names, r.SHA512
+	s.modified = r.Date
 }
 
-func (s *snapshot) debian(keys *keyring) error {
-	text, by, err := keys.clear(s.files[inRelease])
+func (s *snapshot) debian(keys *archive.Keyring) error {
+	text, by, err := keys.Clear(s.files[inRelease])
 	if err != nil {
 		return fmt.Errorf("%s: %w", inRelease, err)
 	}
-	r, err := parseRelease(text)
+	r, err := archive.ParseRelease(text)
 	if err != nil {
 		return err
 	}
@@ -109,14 +108,14 @@ func (s *snapshot) debian(keys *keyring) error {
 	return s.detachedRelease(keys)
 }
 
-func (s *snapshot) debianDetached(keys *keyring) error {
-	if looksLikeHTML(s.files[releaseTxt]) {
-		return errPortal
+func (s *snapshot) debianDetached(keys *archive.Keyring) error {
+	if archive.LooksLikeHTML(s.files[releaseTxt]) {
+		return archive.ErrPortal
 	}
 	if err := s.detachedRelease(keys); err != nil {
 		return err
 	}
-	r, err := parseRelease(s.files[releaseTxt])
+	r, err := archive.ParseRelease(s.files[releaseTxt])
 	if err != nil {
 		return err
 	}
@@ -124,8 +123,8 @@ func (s *snapshot) debianDetached(keys *keyring) error {
 	return nil
 }
 
-func (s *snapshot) detachedRelease(keys *keyring) error {
-	by, err := keys.detached(s.files[releaseTxt], s.files[releaseGPG])
+func (s *snapshot) detachedRelease(keys *archive.Keyring) error {
+	by, err := keys.Detached(s.files[releaseTxt], s.files[releaseGPG])
 	if err != nil {
 		return fmt.Errorf("%s: %w", releaseGPG, err)
 	}
@@ -142,8 +141,8 @@ func canonical(text []byte) []byte {
 	return bytes.TrimRight(out, "\n")
 }
 
-func (s *snapshot) rpm(keys *keyring) error {
-	by, err := keys.detached(s.files[repomdXML], s.files[repomdASC])
+func (s *snapshot) rpm(keys *archive.Keyring) error {
+	by, err := keys.Detached(s.files[repomdXML], s.files[repomdASC])
 	if err != nil {
 		return fmt.Errorf("%s: %w", repomdASC, err)
 	}
@@ -156,14 +155,14 @@ func (s *snapshot) rpm(keys *keyring) error {
 }
 
 // named finds what a path below the root's directory stands for, directly or by its digest.
-func (s *snapshot) named(rel string) (file, string, bool) {
+func (s *snapshot) named(rel string) (archive.File, string, bool) {
 	if f, ok := s.names[rel]; ok {
 		return f, rel, true
 	}
 	dir, digest := path.Split(rel)
 	switch {
 	case strings.HasSuffix(dir, "by-hash/SHA256/"):
-		if d, err := parseSum(digest); err == nil {
+		if d, err := archive.ParseSum(digest); err == nil {
 			if name, ok := s.digests[d]; ok {
 				return s.names[name], name, true
 			}
@@ -174,7 +173,7 @@ func (s *snapshot) named(rel string) (file, string, bool) {
 			return f, name, ok
 		}
 	}
-	return file{}, "", false
+	return archive.File{}, "", false
 }
 
 // isIndex says whether a named file lists packages.
@@ -225,7 +224,7 @@ func load(p string) (savedRoot, error) {
 		return r, fmt.Errorf("%s: %w", p, err)
 	}
 	if r.Dir != "." {
-		if clean, err := cleanName(r.Dir); err != nil || clean != r.Dir {
+		if clean, err := archive.CleanName(r.Dir); err != nil || clean != r.Dir {
 			return r, fmt.Errorf("%s: %q is no directory of a repository", p, r.Dir)
 		}
 	}

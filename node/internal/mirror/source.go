@@ -16,13 +16,13 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"offshoot/node/internal/archive"
 )
 
 var (
 	// errMissing: the source answered that it has no such file.
 	errMissing = errors.New("not there")
-	// errPortal: something between us and the source answers in its place.
-	errPortal = errors.New("a web page came instead: is a captive portal in between?")
 	// errStalled: the source takes too long.
 	errStalled = errors.New("it has stalled")
 )
@@ -169,7 +169,7 @@ func fit(resp *http.Response, q question) error {
 		return fmt.Errorf("it sends the file encoded as %q, which nobody asked for", enc)
 	}
 	if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind == "text/html" {
-		return errPortal
+		return archive.ErrPortal
 	}
 	return nil
 }

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+
+	"offshoot/node/internal/archive"
 )
 
 // through streams a file from a source to one client without keeping it: there is no room. The end is held back until
@@ -17,7 +19,7 @@ func (m *Mirror) through(v *visit, t *target) error {
 		for _, p := range t.paths {
 			err := m.throughFrom(v, t, s, p)
 			if err == nil {
-				m.tell(v, t.sum.String(), t.size, t.by)
+				m.tell(v, t.Sum.String(), t.Size, t.by)
 				return nil
 			}
 			if v.w.status != 0 {
@@ -35,10 +37,10 @@ func (m *Mirror) throughFrom(v *visit, t *target, s *source, p string) error {
 		return err
 	}
 	defer func() { _ = a.Close() }()
-	if err := announced(a, t.size); err != nil {
+	if err := announced(a, t.Size); err != nil {
 		return err
 	}
-	v.w.Header().Set("Content-Length", strconv.FormatInt(t.size, 10))
+	v.w.Header().Set("Content-Length", strconv.FormatInt(t.Size, 10))
 	hash := sha256.New()
 	held := make([]byte, 0, holdBack+copySize)
 	total := int64(0)
@@ -47,7 +49,7 @@ func (m *Mirror) throughFrom(v *visit, t *target, s *source, p string) error {
 		_, _ = hash.Write(held[len(held) : len(held)+n])
 		held = held[:len(held)+n]
 		total += int64(n)
-		if total > t.size {
+		if total > t.Size {
 			return errWrongBytes
 		}
 		if err != nil && !errors.Is(err, io.EOF) {
@@ -64,7 +66,7 @@ func (m *Mirror) throughFrom(v *visit, t *target, s *source, p string) error {
 		}
 	}
 	t.repo.count(s, total)
-	if total != t.size || sum(hash.Sum(nil)) != t.sum {
+	if total != t.Size || archive.Sum(hash.Sum(nil)) != t.Sum {
 		s.note(errWrongBytes)
 		return errWrongBytes
 	}

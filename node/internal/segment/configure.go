@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -125,6 +126,36 @@ func KeepAddress(port string, prefix netip.Prefix) error {
 		return err
 	}
 	if err := addAddr(port, prefix); err != nil {
+		return fmt.Errorf("address %s on %s: %w", prefix, port, err)
+	}
+	return nil
+}
+
+// LendAddress gives the port an address for a time, after which the kernel takes it back, and brings the port up. Called again it
+// prolongs that; no time takes the address back now. Nothing is written down and nothing is undone.
+func LendAddress(port string, prefix netip.Prefix, life time.Duration) error {
+	if err := checkHost(prefix); err != nil {
+		return err
+	}
+	link, err := linkByName(port)
+	if err != nil {
+		return err
+	}
+	if link.Attrs().Flags&net.FlagUp == 0 {
+		if err := netlink.LinkSetUp(link); err != nil {
+			return fmt.Errorf("bring %s up: %w", port, err)
+		}
+	}
+	addr := &netlink.Addr{IPNet: netOf(prefix)}
+	if life < time.Second {
+		if err := netlink.AddrDel(link, addr); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("take %s from %s: %w", prefix, port, err)
+		}
+		return nil
+	}
+	addr.ValidLft = int(life / time.Second)
+	addr.PreferedLft = addr.ValidLft
+	if err := netlink.AddrReplace(link, addr); err != nil {
 		return fmt.Errorf("address %s on %s: %w", prefix, port, err)
 	}
 	return nil

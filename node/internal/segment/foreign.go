@@ -30,7 +30,13 @@ type Server struct {
 	// Proxy says that it was heard to offer boot programs only, no addresses (PXE 2.1).
 	Proxy bool
 	Offer Offer
+	// Asked says that a Watcher has asked it all that a probe asks, since it first heard of it, and got an answer: what it does not
+	// offer by then, to machines that boot for instance, it does not have.
+	Asked bool
 }
+
+// Boots says that it is a server for machines that boot from the network, and not one that only knows where there is one.
+func (s Server) Boots() bool { return s.Offer.Boot.PXE }
 
 func (s Server) String() string { return fmt.Sprintf("%s (%s)", s.ID, s.MAC) }
 

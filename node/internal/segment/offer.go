@@ -75,7 +75,7 @@ func (o Offer) and(more Offer) Offer {
 	if len(o.DNS) == 0 {
 		o.DNS = slices.Clone(more.DNS)
 	}
-	if o.Boot.File == "" && more.Boot.Named() {
+	if o.Boot.File == "" && more.Boot.Named() || more.Boot.PXE && !o.Boot.PXE {
 		o.Boot = more.Boot
 	}
 	return o

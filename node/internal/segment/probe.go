@@ -176,15 +176,19 @@ type Watcher struct {
 	Port Port
 	// Every is the time between two probes, WatchInterval by default; up to a tenth is added at random.
 	Every time.Duration
-	// Changed is told all foreign servers there now are, whenever one appeared or vanished. Called from Run's goroutine.
+	// Changed is told all foreign servers there now are, whenever one appeared, was asked or vanished, and that there are none once two probes
+	// have passed without any: one may have been there before the watch. Called from Run's goroutine.
 	Changed func([]Server)
+
+	probes int // whole ones, up to maxMissed
 }
 
-// Run watches until ctx is done, which is no error. A link that goes away is waited for. A server vanishes from the list
-// when it answered neither of two whole probes.
+// Run watches until ctx is done, which is no error. A link that goes away is waited for. A server that appears is asked at once, by a
+// whole probe. It vanishes from the list when it answered neither of two.
 func (w *Watcher) Run(ctx context.Context) error {
 	every := cmp.Or(w.Every, WatchInterval)
 	t := newSightings()
+	w.probes = 0
 	for {
 		err := w.with(ctx, w.Port, func(r *round) error { return w.watch(ctx, r, t, every) })
 		switch {
@@ -207,10 +211,14 @@ func (w *Watcher) Run(ctx context.Context) error {
 }
 
 func (w *Watcher) watch(ctx context.Context, r *round, t *sightings, every time.Duration) error {
+	pausing := false
 	hear := func(s Server) {
 		if t.note(s, time.Now()) {
 			w.Log.Warn("foreign DHCP server heard", "port", w.Port.Name, "server", s.ID, "mac", s.MAC, "proxy", s.Proxy)
 			w.Changed(t.list())
+		}
+		if pausing && t.unasked() {
+			r.shorten(0)
 		}
 	}
 	for {
@@ -218,15 +226,23 @@ func (w *Watcher) watch(ctx context.Context, r *round, t *sightings, every time.
 		if err := r.run(ctx, hear); err != nil {
 			return err
 		}
-		if gone := t.sweep(start); len(gone) > 0 {
+		asked, gone := t.asked(start), t.sweep(start)
+		if len(gone) > 0 {
 			w.Log.Info("foreign DHCP server vanished", "port", w.Port.Name, "servers", gone)
+		}
+		if w.probes = min(w.probes+1, maxMissed+1); asked || len(gone) > 0 || w.probes == maxMissed && len(t.seen) == 0 {
 			w.Changed(t.list())
 		}
 		pause := every + rand.N(every/10+1)
+		if t.unasked() {
+			pause = 0
+		}
 		r.end = time.Now().Add(pause)
+		pausing = true
 		if err := r.listen(ctx, r.end, hear); err != nil {
 			return err
 		}
+		pausing = false
 		r.hw = localMAC()
 	}
 }
@@ -243,13 +259,14 @@ type sightings struct{ seen map[string]*sighting }
 
 type sighting struct {
 	server Server
+	first  time.Time
 	last   time.Time
 	missed int
 }
 
 func newSightings() *sightings { return &sightings{seen: make(map[string]*sighting)} }
 
-// note records a server; true if it is new, or now known to give out addresses.
+// note records a server; true if it is new, or now known to give out addresses, which ones, or boot programs.
 func (t *sightings) note(s Server, now time.Time) bool {
 	key := s.String()
 	old, known := t.seen[key]
@@ -257,14 +274,33 @@ func (t *sightings) note(s Server, now time.Time) bool {
 		if len(t.seen) >= maxServers {
 			return false
 		}
-		t.seen[key] = &sighting{server: s, last: now}
+		t.seen[key] = &sighting{server: s, first: now, last: now}
 		return true
 	}
 	old.last, old.missed = now, 0
-	old.server.Offer = old.server.Offer.and(s.Offer)
-	if old.server.Proxy && !s.Proxy {
-		old.server.Proxy = false
-		return true
+	before := old.server
+	old.server.Offer = before.Offer.and(s.Offer)
+	old.server.Proxy = before.Proxy && s.Proxy
+	after := old.server
+	return before.Proxy != after.Proxy || before.Boots() != after.Boots() || before.Offer.Address.IsValid() != after.Offer.Address.IsValid()
+}
+
+// asked ends a probe that began at start: servers that were known before and answered have been asked. True if there is one more.
+func (t *sightings) asked(start time.Time) (more bool) {
+	for _, s := range t.seen {
+		if !s.server.Asked && !s.first.After(start) && !s.last.Before(start) {
+			s.server.Asked, more = true, true
+		}
+	}
+	return more
+}
+
+// unasked says whether a server waits to be asked that has not missed a probe yet.
+func (t *sightings) unasked() bool {
+	for _, s := range t.seen {
+		if !s.server.Asked && s.missed == 0 {
+			return true
+		}
 	}
 	return false
 }

@@ -221,12 +221,13 @@ func TestWatcherTellsWhenServersComeAndGo(t *testing.T) {
 		type event struct {
 			at time.Duration
 			n  int
+			ok bool // all of them were asked
 		}
 		start := time.Now()
 		events := make(chan event, 16)
 		w := &Watcher{
 			Prober: Prober{Log: quiet(), open: h.open}, Port: testPort, Every: time.Minute,
-			Changed: func(s []Server) { events <- event{time.Since(start), len(s)} },
+			Changed: func(s []Server) { events <- event{time.Since(start), len(s), len(s) > 0 && s[0].Asked} },
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
@@ -235,11 +236,15 @@ func TestWatcherTellsWhenServersComeAndGo(t *testing.T) {
 		// Heard in passing, between two probes, and again: one event.
 		time.AfterFunc(30*time.Second, func() { say(offer(t)) })
 		time.AfterFunc(31*time.Second, func() { say(offer(t)) })
-		if e := <-events; e.n != 1 || e.at != 30*time.Second {
+		if e := <-events; e.n != 1 || e.at != 30*time.Second || e.ok {
 			t.Errorf("appeared: %+v", e)
 		}
-		// Probes begin after 70 to 76 s and 140 to 152 s: the second one that it misses ends its stay.
-		if e := <-events; e.n != 0 || e.at < 150*time.Second || e.at > 162*time.Second {
+		// It is asked at once, and was heard during that probe.
+		if e := <-events; e.n != 1 || e.at != 40*time.Second || !e.ok {
+			t.Errorf("asked: %+v", e)
+		}
+		// Probes begin after 100 to 106 s and 170 to 182 s: the second one that it misses ends its stay.
+		if e := <-events; e.n != 0 || e.at < 180*time.Second || e.at > 192*time.Second {
 			t.Errorf("vanished: %+v", e)
 		}
 		cancel()
@@ -248,6 +253,34 @@ func TestWatcherTellsWhenServersComeAndGo(t *testing.T) {
 		}
 		if len(events) > 0 {
 			t.Errorf("%d more events", len(events))
+		}
+	})
+}
+
+func TestWatcherSaysThatNobodyIsThereAfterTwoProbes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub()
+		start := time.Now()
+		events := make(chan time.Duration, 16)
+		w := &Watcher{
+			Prober: Prober{Log: quiet(), open: h.open}, Port: testPort, Every: time.Minute,
+			Changed: func(s []Server) {
+				if len(s) > 0 {
+					t.Errorf("there are %v", s)
+				}
+				events <- time.Since(start)
+			},
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if err := w.Run(ctx); err != nil {
+			t.Error(err)
+		}
+		if len(events) != 1 {
+			t.Fatalf("said %d times", len(events))
+		}
+		if at := <-events; at < 80*time.Second || at > 86*time.Second {
+			t.Errorf("said after %v", at)
 		}
 	})
 }

@@ -58,6 +58,7 @@ type house struct {
 	minted    []identity.Ticket
 	refuse    func(swarm.Op) error // what the ledger fails with
 	duty      bool
+	begun     map[string]swarm.MAC // boots by nonce that a proxy has begun
 	neighbour swarm.MAC
 	sent      map[string]int64 // bytes by digest
 	noted     chan struct{}    // a token for each note on a timeline
@@ -65,17 +66,7 @@ type house struct {
 
 func newHouse(t *testing.T) *house {
 	t.Helper()
-	h := &house{t: t, state: swarm.NewState(), now: day, duty: true, sent: map[string]int64{}, noted: make(chan struct{}, 100)}
-	h.must(swarm.Found{
-		Settings: swarm.Settings{Swarm: "5eed", Pin: "sha256:" + strings.Repeat("ee", 32), Range: netip.MustParsePrefix("10.42.0.0/16"), Voters: 5, Profile: "p"},
-		Node:     swarm.Node{ID: seedID, Name: "seed", Ephemeral: true, Ports: []swarm.Port{{Name: "lan0", MAC: "02:00:00:00:00:01", Link: true}}},
-		Network:  netip.MustParsePrefix("192.168.42.0/24"),
-		Profile: &swarm.Profile{
-			Name: "p", Driver: "image", Image: image, Format: install.FormatRawZstd, DiskSize: 1 << 30, Kernel: kernel, Initrd: initrd, Binary: binary,
-			Args: "console=ttyS0  quiet", RootHash: "$6$salt$0123456789abcdef", SSHKeys: []string{"ssh-ed25519 AAAA me"}, Disk: "smallest",
-		},
-	})
-	h.must(swarm.PutArtifact{Artifact: swarm.Artifact{Digest: image, Size: 4711, Name: "image"}})
+	h := emptyHouse(t, swarm.ModeFull)
 	for mac, lease := range map[swarm.MAC]swarm.Lease{
 		mac1: {Addr: addr1, Nonce: nonce1}, mac2: {Addr: addr2, Nonce: nonce2},
 	} {
@@ -83,6 +74,24 @@ func newHouse(t *testing.T) *house {
 		lease.Segment, lease.MAC, lease.Class, lease.Expires = "s1", mac, "ipxe", day.Add(time.Hour)
 		h.must(swarm.BindLeases{Segment: "s1", Term: 1, Leases: []swarm.Lease{lease}})
 	}
+	return h
+}
+
+// emptyHouse knows no machine.
+func emptyHouse(t *testing.T, mode swarm.Mode) *house {
+	t.Helper()
+	h := &house{t: t, state: swarm.NewState(), now: day, duty: true, sent: map[string]int64{}, noted: make(chan struct{}, 100)}
+	h.must(swarm.Found{
+		Settings: swarm.Settings{Swarm: "5eed", Pin: "sha256:" + strings.Repeat("ee", 32), Range: netip.MustParsePrefix("10.42.0.0/16"), Voters: 5, Profile: "p"},
+		Node:     swarm.Node{ID: seedID, Name: "seed", Ephemeral: true, Ports: []swarm.Port{{Name: "lan0", MAC: "02:00:00:00:00:01", Link: true}}},
+		Network:  netip.MustParsePrefix("192.168.42.0/24"),
+		Mode:     mode,
+		Profile: &swarm.Profile{
+			Name: "p", Driver: "image", Image: image, Format: install.FormatRawZstd, DiskSize: 1 << 30, Kernel: kernel, Initrd: initrd, Binary: binary,
+			Args: "console=ttyS0  quiet", RootHash: "$6$salt$0123456789abcdef", SSHKeys: []string{"ssh-ed25519 AAAA me"}, Disk: "smallest",
+		},
+	})
+	h.must(swarm.PutArtifact{Artifact: swarm.Artifact{Digest: image, Size: 4711, Name: "image"}})
 	h.handler = New(Options{
 		View: h.state.View, Propose: h.propose,
 		OnDuty:    func(segment string) bool { return h.duty && segment == "s1" },
@@ -94,6 +103,7 @@ func newHouse(t *testing.T) *house {
 		Exchangers: func(segment string) []install.Neighbour {
 			return []install.Neighbour{{ID: "node-on-" + segment, Address: netip.AddrPortFrom(self, 7400)}}
 		},
+		Begun:        func(nonce string) (swarm.MAC, bool) { mac, ok := h.begun[nonce]; return mac, ok },
 		NeighbourMAC: func(netip.Addr) swarm.MAC { return h.neighbour },
 		Firmware:     func(swarm.MAC) boot.Firmware { return boot.Unknown },
 		Trace: func(mac swarm.MAC, what, answer, reason string) {

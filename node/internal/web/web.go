@@ -1,5 +1,5 @@
 // Package web is the plain HTTP that machines see while they boot and install: boot programs for firmware that loads them by
-// HTTP, boot scripts, artifacts by digest, the install config with its ticket, and the reports of the agent.
+// HTTP, boot scripts, artifacts by digest and files out of ISO images among them, the install config with its ticket, and the reports of the agent.
 //
 // Nothing here is secret but the install config, which is bound to the boot nonce of one lease, to the address that the
 // lease is for, and to the MAC behind that address. Boot scripts come only from the node that holds duty on the segment; an
@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"offshoot/node/internal/boot"
+	"offshoot/node/internal/driver"
 	"offshoot/node/internal/install"
 	"offshoot/swarm"
 )
@@ -53,6 +54,8 @@ type Options struct {
 	Exchangers func(segment string) []install.Neighbour
 	// NeighbourMAC says which MAC the kernel knows behind an address, "" for none: the check against a borrowed address.
 	NeighbourMAC func(netip.Addr) swarm.MAC
+	// Begun is the machine whose boot a nonce names that a proxy has begun here; nil: there is none.
+	Begun func(nonce string) (swarm.MAC, bool)
 	// Firmware tells what DHCP learned of a machine.
 	Firmware func(swarm.MAC) boot.Firmware
 	// Trace keeps what was asked and answered, for `machine why`.
@@ -63,7 +66,8 @@ type Options struct {
 
 // Server answers. It is safe for concurrent use.
 type Server struct {
-	o Options
+	o    Options
+	isos isos
 
 	mu       sync.Mutex
 	progress map[swarm.MAC]reported
@@ -79,7 +83,7 @@ type reported struct {
 
 // New makes a server; serve its Handler.
 func New(o Options) *Server {
-	return &Server{o: o, progress: map[swarm.MAC]reported{}, told: map[swarm.MAC]string{}, present: map[swarm.MAC]presence{}}
+	return &Server{o: o, isos: isos{artifact: o.Artifact, open: map[string]*openISO{}}, progress: map[swarm.MAC]reported{}, told: map[swarm.MAC]string{}, present: map[swarm.MAC]presence{}}
 }
 
 // URL is where the boot script of a nonce is, on the node that has this address on the segment.
@@ -93,9 +97,11 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET "+programs+"{name}", s.program) // HEAD too
 	mux.HandleFunc("GET /b/{nonce}/boot.ipxe", s.script)
 	mux.HandleFunc("GET /b/{nonce}/install", s.config)
+	mux.HandleFunc("GET /b/{nonce}/{file}", s.file)
 	mux.HandleFunc("POST /b/{nonce}/event", s.event)
 	mux.HandleFunc("POST /b/{nonce}/exchange", s.exchange)
 	mux.HandleFunc("GET /artifact/{digest}/{name}", s.artifact) // HEAD too
+	mux.HandleFunc("GET /iso/{digest}/{path...}", s.fromISO)
 	return mux
 }
 
@@ -122,17 +128,18 @@ func refuse(code int, format string, args ...any) error {
 // admit finds the lease behind a request, and refuses who is not its owner.
 func (s *Server) admit(r *http.Request) (visit, error) {
 	v := visit{now: s.o.Now()}
-	lease, ok := s.o.View().LeaseByNonce(r.PathValue("nonce"))
-	if !ok { // expired ones count: iPXE does not renew while it waits to be armed, and nobody else has the address yet
-		return v, refuse(http.StatusNotFound, "no lease with this boot nonce: boot from the network again")
+	lease, err := s.leaseOf(r, v.now)
+	if lease.MAC == "" && err == nil { // expired ones count: iPXE does not renew while it waits to be armed, and nobody else has the address yet
+		err = refuse(http.StatusNotFound, "no lease with this boot nonce: boot from the network again")
 	}
-	v.lease = lease
 	machine, known := s.o.View().Machine(lease.MAC)
-	if !known {
-		return v, refuse(http.StatusNotFound, "machine %s is not known", lease.MAC)
+	v.lease, v.machine = lease, machine
+	if err == nil && !known {
+		err = refuse(http.StatusNotFound, "machine %s is not known", lease.MAC)
 	}
-	v.machine = machine
-	var err error
+	if err != nil {
+		return v, err
+	}
 	if v.self, err = asked(r); err != nil {
 		return v, refuse(http.StatusInternalServerError, "%v", err)
 	}
@@ -203,6 +210,7 @@ func (s *Server) script(w http.ResponseWriter, r *http.Request) {
 // installation is under way, is ever started into the agent.
 func (s *Server) decide(v visit) (boot.Decision, string) {
 	m := v.machine
+	segment, _ := s.o.View().Segment(v.lease.Segment)
 	switch m.State {
 	case swarm.MachineInstalled:
 		return boot.OwnDisk{}, "its own disk"
@@ -213,13 +221,26 @@ func (s *Server) decide(v visit) (boot.Decision, string) {
 		why := fmt.Sprintf("not armed; on a node run: offshoot machine arm %s", m.MAC)
 		return boot.Wait{Reason: why}, "wait, not armed"
 	}
+	if segment.Beside != "" {
+		// Its node would have an address of that server's among nodes that have theirs from us for ever.
+		why := "nothing is installed for now: " + segment.Beside
+		return boot.Wait{Reason: why}, "wait, " + why
+	}
 	p, ok := s.o.View().Profile(m.Profile)
 	if !ok {
 		why := fmt.Sprintf("profile %q does not exist", m.Profile)
 		return boot.Wait{Reason: why}, "wait, " + why
 	}
-	base := "http://" + netip.AddrPortFrom(v.self, Port).String()
-	args := append(strings.Fields(p.Args), "offshoot.url="+base+"/b/"+v.lease.Nonce, "offshoot.mac="+string(m.MAC))
+	return program(s.o.View(), m, p, s.place(v))
+}
+
+// program is what a machine boots to be installed: the agent, or the installer of its profile.
+func program(view swarm.View, m swarm.Machine, p swarm.Profile, at Place) (boot.Decision, string) {
+	if !driver.Agent(p) {
+		return installer(view, m, p, at)
+	}
+	base := "http://" + netip.AddrPortFrom(at.Self, Port).String()
+	args := append(strings.Fields(p.Args), "offshoot.url="+base+"/b/"+at.Lease.Nonce, "offshoot.mac="+string(m.MAC))
 	return boot.Agent{
 		Kernel: base + "/artifact/" + p.Kernel + "/vmlinuz",
 		Initrd: base + "/artifact/" + p.Initrd + "/initrd",
@@ -299,11 +320,18 @@ func (s *Server) render(ctx context.Context, v visit) (install.Config, string, e
 	if !ok {
 		return none, "", refuse(http.StatusForbidden, "profile %q does not exist", m.Profile)
 	}
-	image, ok := view.Artifact(p.Image)
-	if !ok {
-		return none, "", refuse(http.StatusForbidden, "image %s of profile %s is not in the index", p.Image, p.Name)
+	image, err := s.image(v, p)
+	if err != nil {
+		return none, "", err
+	}
+	params, err := driver.ParamsOf(p)
+	if err != nil {
+		return none, "", refuse(http.StatusForbidden, "profile %s: %v", p.Name, err)
 	}
 	segment, ok := view.Segment(v.lease.Segment)
+	if segment.Beside != "" && v.lease.Class == swarm.LeaseForeign {
+		return none, "", refuse(http.StatusForbidden, "nothing is installed for now: %s", segment.Beside)
+	}
 	settings, founded := view.Settings()
 	if !ok || !founded {
 		return none, "", refuse(http.StatusServiceUnavailable, "segment %s is not known", v.lease.Segment)
@@ -319,17 +347,14 @@ func (s *Server) render(ctx context.Context, v visit) (install.Config, string, e
 	}
 	disk := m.Disk
 	if disk == "" {
-		disk = p.Disk
+		disk = params.Disk
 	}
 	return install.Config{
-		Install: m.Install, Machine: string(m.MAC), Hostname: m.Name,
-		Image: install.Image{
-			URL:    fmt.Sprintf("http://%s/artifact/%s/image", netip.AddrPortFrom(v.self, Port), p.Image),
-			SHA256: p.Image, Size: image.Size, Format: p.Format, DiskSize: p.DiskSize, InfoHash: image.InfoHash,
-		},
-		Disk: disk, Wipe: m.Wipe, RootHash: p.RootHash, SSHKeys: p.SSHKeys, Binary: p.Binary,
+		Install: m.Install, Machine: string(m.MAC), Hostname: m.Name, Image: image,
+		Disk: disk, Wipe: m.Wipe, RootHash: params.PasswordHash, SSHKeys: params.SSHKeys, Binary: p.Binary,
 		Join: install.Join{
-			Swarm: settings.Swarm, Ticket: secret, Pin: settings.Pin, Endpoints: s.o.Endpoints(segment.ID, v.self),
+			Foreign: segment.Foreign(),
+			Swarm:   settings.Swarm, Ticket: secret, Pin: settings.Pin, Endpoints: s.o.Endpoints(segment.ID, v.self),
 			Segment: segment.ID, Address: netip.PrefixFrom(v.lease.Addr, segment.Network.Bits()), Gateway: gateway(segment, v.self),
 			MAC: string(m.MAC), Name: m.Name,
 		},
@@ -342,6 +367,21 @@ func gateway(s swarm.Segment, self netip.Addr) netip.Addr {
 		return s.Relay.There
 	}
 	return self
+}
+
+// image is what the agent writes. Other installers bring a system of their own.
+func (s *Server) image(v visit, p swarm.Profile) (install.Image, error) {
+	if !driver.Agent(p) {
+		return install.Image{}, nil
+	}
+	a, ok := s.o.View().Artifact(p.Image)
+	if !ok {
+		return install.Image{}, refuse(http.StatusForbidden, "image %s of profile %s is not in the index", p.Image, p.Name)
+	}
+	return install.Image{
+		URL:    fmt.Sprintf("http://%s/artifact/%s/image", netip.AddrPortFrom(v.self, Port), p.Image),
+		SHA256: p.Image, Size: a.Size, Format: p.Format, DiskSize: p.DiskSize, InfoHash: a.InfoHash,
+	}, nil
 }
 
 // Progress is written down when the phase changes, every 5 %, and every 5 s: enough to watch, and no load for the ledger
@@ -361,6 +401,9 @@ func (s *Server) event(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		s.fail(w, r, v, refuse(http.StatusBadRequest, "event: %v", err))
 		return
+	}
+	if e.Install == "" && v.machine.State == swarm.MachineInstalling && s.foreign(v.machine) {
+		e.Install = v.machine.Install // hooks of an installer say no more than they must
 	}
 	if e.Install == "" || !s.worthWriting(v, e) { // before the config is fetched there is no install to report on
 		w.WriteHeader(http.StatusOK)

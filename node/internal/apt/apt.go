@@ -1,7 +1,10 @@
-package image
+// Package apt reads which Debian archives this host takes its packages from, so that no host name has to stand in the program. It
+// asks nobody, and refuses to judge what apt itself would make of a file. Only image and origin import it.
+package apt
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
@@ -11,28 +14,38 @@ import (
 	"strings"
 )
 
-// aptSource is one archive of a host: the same facts in both of apt's formats (sources.list(5)).
-type aptSource struct {
+// source is what one entry of a host says: the same facts in both of apt's formats (sources.list(5)).
+type source struct {
 	uri        string
 	suites     []string
 	components []string
 }
 
-// archiveSources are one-line sources for the release: the named mirror, or those of the host whose tree is at hostRoot,
-// translated from its release to the wanted one. From the host come its release, -updates and -security suites, as far as it
-// uses them: a golden image is to start with the same patches that the host itself would get.
-func archiveSources(mirror, codename, hostRoot string) ([]string, error) {
+// Archive is one suite of a Debian archive.
+type Archive struct {
+	URI, Suite string
+	Components []string
+}
+
+// String is the archive as a line of sources.list(5).
+func (a Archive) String() string {
+	return "deb " + a.URI + " " + a.Suite + " " + strings.Join(a.Components, " ")
+}
+
+// Archives are those of a release: the named mirror's main, or those of the host whose tree is at hostRoot, translated from its release
+// to the wanted one. From the host come its release, -updates and -security suites, as far as it uses them: what is made from them
+// is to start with the same patches that the host itself would get. The release itself is the first.
+func Archives(mirror, codename, hostRoot string) ([]Archive, error) {
 	if mirror != "" {
 		u, err := url.Parse(mirror)
 		if err != nil || u.Scheme == "" || (u.Host == "" && u.Path == "") || strings.ContainsAny(mirror, " \t\r\n[]") {
 			return nil, fmt.Errorf("mirror %q is not a URL", mirror)
 		}
-		return []string{"deb " + mirror + " " + codename + " main"}, nil
+		return []Archive{{mirror, codename, []string{"main"}}}, nil
 	}
 	host := hostCodename(hostRoot)
-	var out []string
-	released := false
-	for _, s := range readAptSources(hostRoot) {
+	var out []Archive
+	for _, s := range readSources(hostRoot) {
 		if !slices.Contains(s.components, "main") || !isDebian(s.uri) {
 			continue
 		}
@@ -41,14 +54,14 @@ func archiveSources(mirror, codename, hostRoot string) ([]string, error) {
 			if !ok {
 				continue
 			}
-			line := "deb " + s.uri + " " + codename + rest + " " + strings.Join(s.components, " ")
-			if !slices.Contains(out, line) {
-				out = append(out, line)
+			a := Archive{s.uri, codename + rest, s.components}
+			if !slices.ContainsFunc(out, func(b Archive) bool { return a.String() == b.String() }) {
+				out = append(out, a)
 			}
-			released = released || rest == ""
 		}
 	}
-	if !released {
+	slices.SortStableFunc(out, func(a, b Archive) int { return cmp.Compare(len(a.Suite), len(b.Suite)) })
+	if len(out) == 0 || out[0].Suite != codename {
 		return nil, errors.New("this host's apt sources (/etc/apt/sources.list, /etc/apt/sources.list.d) name no Debian archive: give one with --mirror URL")
 	}
 	return out, nil
@@ -94,9 +107,9 @@ func hostCodename(root string) string {
 	return ""
 }
 
-// readAptSources reads what it can: a file that apt would refuse is apt's to complain about.
-func readAptSources(root string) []aptSource {
-	var out []aptSource
+// readSources reads what it can: a file that apt would refuse is apt's to complain about.
+func readSources(root string) []source {
+	var out []source
 	lists, _ := filepath.Glob(filepath.Join(root, "etc/apt/sources.list.d/*.list"))
 	for _, p := range append([]string{filepath.Join(root, "etc/apt/sources.list")}, lists...) {
 		if data, err := os.ReadFile(p); err == nil {
@@ -113,8 +126,8 @@ func readAptSources(root string) []aptSource {
 }
 
 // parseOneLine reads "deb [options] uri suite component..." lines.
-func parseOneLine(text string) []aptSource {
-	var out []aptSource
+func parseOneLine(text string) []source {
+	var out []source
 	for line := range strings.Lines(text) {
 		line, _, _ = strings.Cut(line, "#")
 		rest, ok := strings.CutPrefix(strings.TrimSpace(line), "deb ")
@@ -128,20 +141,20 @@ func parseOneLine(text string) []aptSource {
 			}
 		}
 		if f := strings.Fields(rest); len(f) >= 3 {
-			out = append(out, aptSource{uri: f[0], suites: f[1:2], components: f[2:]})
+			out = append(out, source{uri: f[0], suites: f[1:2], components: f[2:]})
 		}
 	}
 	return out
 }
 
 // parseDeb822 reads stanzas of "Field: value" with continuation lines; "Enabled: no" drops a stanza.
-func parseDeb822(text string) []aptSource {
-	var out []aptSource
+func parseDeb822(text string) []source {
+	var out []source
 	stanza := map[string]string{}
 	flush := func() {
 		if slices.Contains(strings.Fields(stanza["types"]), "deb") && strings.TrimSpace(stanza["enabled"]) != "no" {
 			for _, uri := range strings.Fields(stanza["uris"]) {
-				out = append(out, aptSource{uri, strings.Fields(stanza["suites"]), strings.Fields(stanza["components"])})
+				out = append(out, source{uri, strings.Fields(stanza["suites"]), strings.Fields(stanza["components"])})
 			}
 		}
 		stanza = map[string]string{}

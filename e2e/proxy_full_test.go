@@ -1,0 +1,80 @@
+//go:build full
+
+package e2e
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"offshoot/e2e/lab"
+	"offshoot/e2e/story"
+)
+
+// TestMachinesAreInstalledBesideServersOfOthers: the seed is told no mode and finds a real DHCP server. Firmware, iPXE, agent and
+// system get their addresses there, and what to boot from us: OVMF on port 4011, iPXE in a card's ROM by our offer alone.
+func TestMachinesAreInstalledBesideServersOfOthers(t *testing.T) {
+	t.Run("OVMFBesideDnsmasq", func(t *testing.T) {
+		lab.Need(t, lab.MetalUEFI, "dnsmasq", "ss")
+		installedBeside(t, "dnsmasq", lab.UEFI, "DISCOVER from firmware EFI x64", "OFFER file=snponly.efi", "to port 4011", "ACK file=snponly.efi", "  tftp  ", "DISCOVER from iPXE EFI x64", "GET boot.ipxe")
+	})
+	t.Run("IPXEBesideKea", func(t *testing.T) {
+		lab.Need(t, lab.Metal, "kea-dhcp4", "ss")
+		installedBeside(t, "kea-dhcp4", lab.BIOS, "DISCOVER from iPXE BIOS", "GET boot.ipxe")
+	})
+}
+
+func installedBeside(t *testing.T, program string, firmware lab.Firmware, left ...string) {
+	t.Helper()
+	w, err := story.NewWorld(story.Options{
+		Binary: os.Getenv("OFFSHOOT_BIN"), Image: os.Getenv("OFFSHOOT_IMAGE"), Dir: workDir(t), Say: func(line string) { t.Log(line) },
+		Logger: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	_, err = w.StartForeign(t.Context(), program)
+	if err := errors.Join(err, w.SettleSeed(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	report, m1, err := story.OneMachine(t.Context(), w, firmware)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mac := report.Machines["m1"].MAC
+	why, err := m1.Run(t.Context(), "offshoot machine why "+mac)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addresses, err := m1.Run(t.Context(), "ip -4 -o addr")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("machine show:\n%s\nmachine why:\n%s\naddresses:\n%s", report.Timelines["m1"], why, addresses)
+	for _, want := range left {
+		if !strings.Contains(why, want) {
+			t.Errorf("the machine did not leave %q", want)
+		}
+	}
+	if !strings.Contains(addresses, " 192.168.42.2") || !strings.Contains(addresses, "valid_lft 1") {
+		t.Error("the node does not live on a lease of the foreign server")
+	}
+	all, err := lab.ReadDHCP(w.Captures["lan0"].Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range all {
+		if m.Reply && m.ServerID.String() != story.ForeignServer && (m.Your.IsValid() || m.Packet.Options.Has(dhcpv4.OptionIPAddressLeaseTime)) {
+			t.Errorf("somebody else than the foreign server gives an address: %s", m)
+		}
+	}
+}
