@@ -25,6 +25,9 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 
 IPXE_DIR := node/internal/boot/ipxe
 IPXE := $(addprefix $(IPXE_DIR)/,undionly.kpxe ipxe.efi snponly.efi)
+SIGNED_DIR := node/internal/boot/signed
+SIGNED := $(addprefix $(SIGNED_DIR)/,shimx64.efi grubx64.efi)
+PROGRAMS := $(IPXE) $(SIGNED)
 LINTER := build/tools/golangci-lint
 # The linter and vet read the tagged tests too, or nobody would.
 TAGS := wire,metal,full,soak
@@ -39,7 +42,7 @@ help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
 
 .PHONY: build
-build: $(IPXE) ## the static binary bin/offshoot, with the iPXE programs of Debian inside
+build: $(PROGRAMS) ## the static binary bin/offshoot, with the boot programs of Debian inside
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/offshoot ./cmd/offshoot
 	@ls -l bin/offshoot | awk '{printf "bin/offshoot %s, %.1f MB\n", "$(VERSION)", $$5/1e6}'
 
@@ -55,7 +58,7 @@ format: ## gofmt, go mod tidy and go vet have nothing to say
 	go vet .ci/gotest.go
 
 .PHONY: lint
-lint: $(LINTER) $(IPXE) ## golangci-lint, pinned in .ci/tools, told in .golangci.yml
+lint: $(LINTER) $(PROGRAMS) ## golangci-lint, pinned in .ci/tools, told in .golangci.yml
 	$(LINTER) run --build-tags $(TAGS) ./...
 
 .PHONY: test
@@ -76,7 +79,7 @@ test-metal: ## the metal tier alone: virtual machines from bare disk to member (
 	$(MAKE) build image metal-tier
 
 .PHONY: test-metal-full
-test-metal-full: ## the metal tier, and machines through OVMF (UEFI), by PXE and by HTTP
+test-metal-full: ## the metal tier, and machines through OVMF (UEFI): by PXE, by HTTP, with Secure Boot
 	.ci/deps build wire metal
 	$(MAKE) build image
 	$(GOTEST) -title metal-full -live -tags metal,full -p 1 -timeout 90m -count 1 $(call tagged,metal|full)
@@ -100,7 +103,7 @@ soak: build ## faults for hours: simulated, then with real binaries (SOAK=1h eac
 	OFFSHOOT_SOAK=$(or $(SOAK),1h) go test -tags wire,soak -timeout 0 -count 1 -v -run '^TestSoakOfFaults$$' ./e2e
 
 .PHONY: race
-race: $(IPXE) ## the fast tests under the race detector (needs gcc)
+race: $(PROGRAMS) ## the fast tests under the race detector (needs gcc)
 	CGO_ENABLED=1 $(GOTEST) -title race -race ./...
 
 .PHONY: demo
@@ -149,7 +152,7 @@ bench-memory: ## what it costs to hold 10,000 artifacts, idle and while 30 peers
 	go run ./e2e/bench memory $(MEMORY)
 
 .PHONY: fuzz
-fuzz: $(IPXE) ## every fuzz target for a minute (FUZZTIME=10m for longer)
+fuzz: $(PROGRAMS) ## every fuzz target for a minute (FUZZTIME=10m for longer)
 	.ci/fuzz $(or $(FUZZTIME),60s)
 
 .PHONY: deps
@@ -167,6 +170,9 @@ $(OFFSHOOT_IMAGE): | build
 $(IPXE) &:
 	.ci/ipxe $(IPXE_DIR)
 
+$(SIGNED) &:
+	.ci/signed $(SIGNED_DIR)
+
 $(LINTER): .ci/tools/go.mod .ci/tools/go.sum
 	@echo "building golangci-lint (once; about three minutes on two cores)"
 	@mkdir -p $(@D)
@@ -174,4 +180,4 @@ $(LINTER): .ci/tools/go.mod .ci/tools/go.sum
 
 .PHONY: clean
 clean: ## remove everything that make has made
-	rm -rf bin build $(IPXE)
+	rm -rf bin build $(PROGRAMS)

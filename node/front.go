@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -130,6 +131,8 @@ func machineLine(view swarm.View, m swarm.Machine) string {
 	switch {
 	case m.State == swarm.MachineHeld:
 		what = "held: " + m.Reason + " (offshoot machine why " + string(m.MAC) + ")"
+	case m.Life.Stalled:
+		what = "STALLED in its installation: " + cmp.Or(m.Phase, "nothing said yet") + " (offshoot machine log " + string(m.MAC) + ")"
 	case m.State == swarm.MachineInstalling && m.Phase != "":
 		what = "installing: " + m.Phase
 	case m.Node != "":

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"offshoot/node/internal/peer"
+	"offshoot/node/internal/syslog"
 	"offshoot/node/status"
 	"offshoot/swarm"
 	"offshoot/swarm/identity"
@@ -30,6 +31,7 @@ type service struct {
 	deliver     func(ctx context.Context, segment string, term uint64, packets [][]byte) error
 	gossip      func() []netip.AddrPort // where a new node finds others
 	journal     *journal
+	book        *syslog.Book // nil: this node hears no syslog
 	log         *slog.Logger
 }
 
@@ -117,6 +119,14 @@ func endOf(certPEM []byte) time.Time {
 
 // Pulse is what the ledger says of itself.
 func (s *service) Pulse() ([]byte, error) { return json.Marshal(s.ledger.Pulse()) }
+
+// Log is what this node heard of a machine by syslog.
+func (s *service) Log(mac swarm.MAC) []status.LogLine {
+	if s.book == nil {
+		return nil
+	}
+	return s.book.Of(mac)
+}
 
 // Traces are what this node saw of a machine.
 func (s *service) Traces(mac swarm.MAC) []status.Trace { return s.journal.of(mac) }

@@ -39,6 +39,7 @@ type services struct {
 	node     *Node
 	undo     *segment.Journal
 	journal  *journal
+	hearing  *hearing
 	memory   memory
 	identity *identity.Identity
 	store    *share.Store
@@ -175,7 +176,7 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 			task.Func("sentry", s.keepOut), task.Func("heap", keepHeap), task.Func("mirror", s.repos.Run),
 			task.Func("recording", s.sets.record), task.Func("working sets", s.sets.ahead), task.Func("garbage", s.garbage.run)),
 		{task.Func("hello", s.ground.hello.Run), s.ground, task.Func("names", namesTask.Run)},
-		{s.watch},
+		{s.watch, task.Func("logs of machines", s.hearing.Run)},
 		{task.Func("beginning", s.begin), task.Func("progress", s.progress)},
 	}
 	if s.lodging != nil {
@@ -246,6 +247,8 @@ func (s *services) openCore(mux *identity.Mux, home netip.Addr) error {
 	if s.core, err = newCore(p, s.state); err != nil {
 		return err
 	}
+	s.hearing = newHearing(s.replica, log.With("part", "syslog"))
+	s.service.book = s.hearing.book
 	s.boots = dhcp.NewBoots()
 	o.replica, o.boots = s.replica, s.boots
 	if s.founding != nil {
@@ -426,12 +429,7 @@ func (s *services) caller(cs tls.ConnectionState) (swarm.NodeID, error) {
 type desk struct{ s *services }
 
 func (d *desk) picture() *picture {
-	return &picture{replica: d.s.replica, version: d.s.node.o.Version, sees: d.s.sees, traces: func(ctx context.Context, n swarm.Node, mac swarm.MAC) ([]status.Trace, error) {
-		if n.ID == d.s.memory.Node {
-			return d.s.journal.of(mac), nil
-		}
-		return d.s.client.Traces(ctx, n.Address, mac)
-	}}
+	return &picture{replica: d.s.replica, version: d.s.node.o.Version, sees: d.s.sees}
 }
 
 // Status describes the whole swarm, and what this node has and exchanges, and what is wrong with its mirror.
@@ -452,11 +450,6 @@ func (d *desk) Status(ctx context.Context) status.Status {
 
 // Machine is one machine with its timeline.
 func (d *desk) Machine(mac swarm.MAC) (status.Machine, bool) { return d.picture().Machine(mac) }
-
-// Why gathers traces from all nodes.
-func (d *desk) Why(ctx context.Context, mac swarm.MAC) []status.Trace {
-	return d.picture().Why(ctx, mac)
-}
 
 // leave executes the plan of leaving, and then stops the services.
 func (s *services) leave(ctx context.Context) error {

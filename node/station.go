@@ -143,6 +143,7 @@ func giving(p *post, r *replica, o dhcp.Options) (task.Task, error) {
 		m, _ := r.state.View().Machine(mac)
 		return m.Name
 	}
+	c.Loader = func(mac swarm.MAC) swarm.Loader { return r.state.View().LoaderOf(mac) }
 	c.Former = func(addr netip.Addr) bool {
 		for _, n := range p.view().Nodes() {
 			if other, ok := n.PortFor(p.segment); ok && other.Address.Addr() == addr && addr != self {
@@ -226,7 +227,7 @@ func (o *outfit) tftp(p *post) (task.Task, error) {
 	self := p.port.Address.Addr()
 	server, err := tftp.New(tftp.Options{
 		Addr: netip.AddrPortFrom(self, 69).String(), Interface: port.Name, MTU: port.MTU, Files: programs,
-		More: map[string]func() ([]byte, error){boot.Autoexec: func() ([]byte, error) { return []byte(boot.AutoexecScript(web.ProgramURL(self, ""))), nil }},
+		More: scripts(self),
 		OnTransfer: func(t tftp.Transfer) {
 			mac := o.leaseholder(t.Client.Addr())
 			answer, reason := fmt.Sprintf("%d bytes", t.Sent), ""
@@ -253,6 +254,16 @@ func (o *outfit) tftp(p *post) (task.Task, error) {
 		defer leave()
 		return server.Run(ctx)
 	}), nil
+}
+
+// scripts are the small files beside the boot programs that are the same for every machine.
+func scripts(self netip.Addr) map[string]func() ([]byte, error) {
+	fixed := func(text string) func() ([]byte, error) { return func() ([]byte, error) { return []byte(text), nil } }
+	out := map[string]func() ([]byte, error){boot.Autoexec: fixed(boot.AutoexecScript(web.ProgramURL(self, "")))}
+	for _, name := range boot.EntryNames() {
+		out[name] = fixed(boot.EntryConfig(web.GRUBURL(self)))
+	}
+	return out
 }
 
 func (o *outfit) leaseholder(addr netip.Addr) swarm.MAC {

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sort"
-	"sync"
 	"time"
 
 	"offshoot/node/status"
@@ -19,7 +17,6 @@ type picture struct {
 	*replica
 	version string
 	sees    func(swarm.NodeID) sight
-	traces  func(ctx context.Context, n swarm.Node, mac swarm.MAC) ([]status.Trace, error)
 }
 
 // sight is what gossip knows of a node.
@@ -39,7 +36,7 @@ func (p *picture) Status(context.Context) status.Status {
 	view := p.state.View()
 	settings, _ := view.Settings()
 	s := status.Status{Swarm: settings.Swarm, Pin: settings.Pin, Version: p.version, Time: time.Now(), Problems: []status.Problem{}}
-	s.Settings = status.Settings{Voters: settings.Voters, UplinkLimit: int64(settings.UplinkLimit),
+	s.Settings = status.Settings{Voters: settings.Voters, UplinkLimit: int64(settings.UplinkLimit), Boot: settings.Loader.String(), StallAfter: settings.StallAfter,
 		Domain: settings.NameDomain(), DNS: addrTexts(settings.DNS), DNSOff: settings.DNSOff, NTP: addrTexts(settings.NTP)}
 	names := namesOf(view)
 	s.Asked = names[p.self()]
@@ -179,7 +176,8 @@ func relayStatus(s swarm.Segment) *status.Relay {
 func machineStatus(view swarm.View, m swarm.Machine) status.Machine {
 	out := status.Machine{
 		MAC: string(m.MAC), Name: m.Name, State: string(m.State), Reason: m.Reason, Segment: m.Segment, Profile: m.Profile, Phase: m.Phase, Text: m.Text,
-		Percent: m.Percent, Node: string(m.Node), LastSeen: m.LastSeen,
+		Percent: m.Percent, Boot: string(m.Loader), Node: string(m.Node), LastSeen: m.LastSeen,
+		Heard: m.Life.Heard, Said: m.Life.Said, Stalled: m.Life.Stalled,
 	}
 	if l, ok := view.LeaseOf(m.Segment, m.MAC); ok {
 		out.Address = l.Addr.String()
@@ -236,6 +234,10 @@ func problems(s status.Status) []status.Problem {
 		}
 	}
 	for _, m := range s.Machines {
+		if m.Stalled {
+			add(fmt.Sprintf("offshoot machine log %[1]s, offshoot machine why %[1]s, and its console; to begin again: offshoot machine arm %[1]s, and switch it off and on", m.MAC),
+				"machine %s is stalled: no progress for %s %s; the last that it said: %s", m.Name, s.Time.Sub(m.Heard).Round(time.Second), whereIs(m), cmp.Or(m.Said, "nothing"))
+		}
 		if m.State == string(swarm.MachineHeld) {
 			add("offshoot machine why "+m.MAC+", then: offshoot machine arm "+m.MAC, "machine %s is held: %s", m.Name, m.Reason)
 		}
@@ -263,38 +265,15 @@ func (p *picture) Machine(mac swarm.MAC) (status.Machine, bool) {
 	return out, true
 }
 
-// whyTime bounds how long an operator waits for a node that does not answer.
-const whyTime = 3 * time.Second
-
-// Why gathers what every reachable node saw of a machine, in order of time.
-func (p *picture) Why(ctx context.Context, mac swarm.MAC) []status.Trace {
-	ctx, cancel := context.WithTimeout(ctx, whyTime)
-	defer cancel()
-	var (
-		mu  sync.Mutex
-		all = []status.Trace{}
-		wg  sync.WaitGroup
-	)
-	for _, n := range p.state.View().Nodes() {
-		if n.Left || n.ID != p.self() && p.sees(n.ID) != seen {
-			continue
-		}
-		wg.Go(func() {
-			traces, err := p.traces(ctx, n, mac)
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				all = append(all, status.Trace{Time: time.Now(), Node: n.Name, What: "this node could not be asked", Reason: err.Error()})
-			}
-			for _, t := range traces {
-				t.Node = n.Name
-				all = append(all, t)
-			}
-		})
+// whereIs is how far a machine's installation is.
+func whereIs(m status.Machine) string {
+	switch {
+	case m.Phase == "":
+		return "since it fetched its install config"
+	case m.Percent > 0:
+		return fmt.Sprintf("in phase %s, at %d %%", m.Phase, m.Percent)
 	}
-	wg.Wait()
-	sort.SliceStable(all, func(i, j int) bool { return all[i].Time.Before(all[j].Time) })
-	return all
+	return "in phase " + m.Phase
 }
 
 func addrTexts(all []netip.Addr) []string {

@@ -27,6 +27,8 @@ func TestEachProblemIsSaidWithItsNextStep(t *testing.T) {
 			"m2, which serves segment s1, is gone", "takes over within seconds"},
 		"held": {status.Status{Quorum: true, Machines: []status.Machine{{MAC: string(mac1), Name: "m1", State: "held", Reason: "disk: none"}}},
 			"machine m1 is held: disk: none", "offshoot machine why " + string(mac1)},
+		"stalled": {status.Status{Quorum: true, Time: time.Unix(1000, 0), Machines: []status.Machine{{MAC: string(mac1), Name: "m1", State: "installing", Phase: "image", Percent: 43, Stalled: true, Heard: time.Unix(277, 0), Said: "main-menu: x"}}},
+			"machine m1 is stalled: no progress for 12m3s in phase image, at 43 %; the last that it said: main-menu: x", "offshoot machine log " + string(mac1) + ", offshoot machine why " + string(mac1) + ", and its console; to begin again: offshoot machine arm"},
 		"quarantine": {status.Status{Quorum: true, Nodes: []status.Node{{Name: "m1", MAC: string(mac1), State: status.NodeAlive, Quarantine: "its ticket was shown a second time"}}},
 			"m1 is in quarantine: its ticket", "offshoot machine arm " + string(mac1)},
 		"new CA": {status.Status{Quorum: true, Nodes: []status.Node{alive, gone}, CA: &status.CAChange{Nodes: 2, Missing: []string{"m1", "m2"}}},
@@ -77,7 +79,7 @@ func TestSegmentIsShownWithWhoIsOnItAndItsLiveLeases(t *testing.T) {
 	view := state.View()
 	s, _ := view.Segment("s1")
 	got := segmentStatus(view, s, namesOf(view))
-	want := status.Segment{ID: "s1", Network: "192.168.42.0/24", Holder: "seed", Term: 1, Since: now, Nodes: []string{"seed"}, Leases: 1, Pools: []string{"192.168.42.10-192.168.42.250"}}
+	want := status.Segment{ID: "s1", Network: "192.168.42.0/24", Holder: "seed", Term: 1, Since: now, Nodes: []string{"seed"}, Leases: 1, Mode: "full", Pools: []string{"192.168.42.10-192.168.42.250"}}
 	got.Since = now
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)

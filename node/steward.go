@@ -36,6 +36,7 @@ type steward struct {
 	authority func(ctx context.Context) error
 	members   func() <-chan struct{} // closed at the next change of gossip
 	swept     time.Duration          // by clock; sweep's own
+	vigil     vigil                  // stalls's own
 	log       *slog.Logger
 }
 
@@ -72,6 +73,7 @@ func (s *steward) Run(ctx context.Context) error {
 		s.loop(ctx, func(ctx context.Context) error { return errors.Join(s.admit(ctx), s.vote(ctx)) })
 	})
 	loops.Go(func() { s.loop(ctx, s.sweep) })
+	loops.Go(func() { s.loop(ctx, s.stalls) })
 	loops.Wait()
 	return nil
 }

@@ -103,6 +103,15 @@ func (a *author) op(v View) Op {
 		func() Op { return PutArtifact{Artifact{Digest: digestOf("a")}} },
 		func() Op { return PinArtifact{Digest: digestOf("a"), Pinned: a.IntN(2) == 0} },
 		func() Op { return WithdrawArtifact{Digest: digestOf("a")} },
+		func() Op {
+			m, _ := v.Machine(a.mac())
+			return HearMachine{MAC: m.MAC, Install: m.Install, Line: "l", Stage: a.pick("", "s"), Step: a.IntN(3)}
+		},
+		func() Op {
+			m, _ := v.Machine(a.mac())
+			return NoteStall{MAC: m.MAC, Install: m.Install, Heard: m.Life.Heard, Silent: 60}
+		},
+		func() Op { return SetStallAfter{Seconds: a.IntN(3) * 60} },
 		func() Op { return SetStore{Bytes: int64(a.IntN(3)) * MinStore} },
 		func() Op { return SetDomain{Domain: a.pick("", "lab.example", "-")} },
 		func() Op { return SetDNS{Servers: []netip.Addr{a.addr()}, Off: a.IntN(3) == 0} },
@@ -111,6 +120,9 @@ func (a *author) op(v View) Op {
 		},
 		func() Op { return RemoveSegment{Segment: a.pick(segment, "s2", "s3", "s4")} },
 		func() Op { return SetNTP{Servers: []netip.Addr{a.addr()}} },
+		func() Op { return SetLoader{Loader: Loader(a.pick("", "ipxe", "signed", "x"))} },
+		func() Op { return SetLoader{MAC: a.mac(), Loader: Loader(a.pick("", "ipxe", "signed"))} },
+		func() Op { return LearnLoader{MAC: a.mac(), Loader: LoaderSigned} },
 		func() Op {
 			former, _ := v.WorkingSet("p")
 			return PutWorkingSet{Set: WorkingSet{Profile: "p", Digest: digestOf(a.pick("a", "b")), Size: 9, Files: 1}, Former: former.Digest}

@@ -100,7 +100,12 @@ func nameTaken(v View, name string) bool {
 func (c *change) arm(m *Machine, profile, why string) {
 	// The id comes from the command, so that it is the same on every node; the MAC, because one command can arm several.
 	m.State, m.Install, m.Profile = MachineArmed, c.ID+"-"+strings.ReplaceAll(string(m.MAC), ":", ""), profile
-	m.Reason, m.Phase, m.Text, m.Percent = "", "", "", 0
+	m.Reason, m.Phase, m.Text, m.Percent, m.Life = "", "", "", 0, Life{}
+	if p, ok := c.view().Profile(profile); ok && p.Diskless() {
+		m.State, m.Install = MachineNetboot, ""
+		c.event(m.MAC, "netboot", "%s boots profile %s from the network from now on, and nothing is written to it (%s)", m.Name, profile, why)
+		return
+	}
 	c.event(m.MAC, "armed", "%s is armed: its next network boot installs profile %s (%s)", m.Name, profile, why)
 }
 
@@ -224,7 +229,7 @@ func (o HoldMachine) apply(c *change) (any, error) {
 
 func (c *change) hold(m Machine, reason string) {
 	c.revokeTickets(m.MAC, reason)
-	m.State, m.Reason = MachineHeld, clip(reason, maxText)
+	m.State, m.Reason, m.Life = MachineHeld, clip(reason, maxText), Life{}
 	c.put("machine", &m)
 	c.alarm(m.MAC, "held", "%s is held: %s", m.Name, reason)
 }
@@ -260,6 +265,7 @@ func (o BeginInstall) apply(c *change) (any, error) {
 		return nil, refuse(ErrNotArmed, "%s is %s", m.Name, m.State)
 	}
 	m.State, m.LastSeen = MachineInstalling, c.Time
+	c.gotOn(&m, "runs the installer")
 	c.put("machine", &m)
 	c.event(m.MAC, "install", "%s runs the installer of profile %s", m.Name, m.Profile)
 	return nil, nil
@@ -288,12 +294,16 @@ func (o ReportInstall) apply(c *change) (any, error) {
 	if o.Phase != m.Phase || o.Phase == PhaseFailed {
 		c.record(o.Phase == PhaseFailed, m.MAC, "install", "%s: %s", o.Phase, o.Text)
 	}
+	// The same once more is no progress: an agent that hangs says for ever how far it is.
+	if o.Phase != m.Phase || o.Percent != m.Percent || o.Text != "" && clip(o.Text, maxText) != m.Text {
+		c.gotOn(&m, o.said())
+	}
 	m.Phase, m.Text, m.Percent, m.LastSeen = clip(o.Phase, maxWord), clip(o.Text, maxText), o.Percent, c.Time
 	if o.Inventory != nil {
 		m.Inventory, m.UUID = o.Inventory, firstOf(o.UUID, m.UUID)
 	}
 	if o.Phase == PhaseInstalled {
-		m.State = MachineInstalled
+		m.State, m.Life = MachineInstalled, Life{}
 	}
 	if o.Final {
 		c.hold(m, o.Text)
@@ -301,4 +311,12 @@ func (o ReportInstall) apply(c *change) (any, error) {
 	}
 	c.put("machine", &m)
 	return nil, nil
+}
+
+// said is the report in one line.
+func (o ReportInstall) said() string {
+	if o.Text == "" {
+		return fmt.Sprintf("%s %d %%", clip(o.Phase, maxWord), o.Percent)
+	}
+	return o.Text
 }

@@ -30,6 +30,13 @@ type Profile struct {
 	Disk      string            `json:"disk,omitempty"`
 }
 
+// DriverDiskless is the driver of machines that are never installed: arming one with such a profile makes it MachineNetboot, for
+// good, and never MachineArmed.
+const DriverDiskless = "diskless"
+
+// Diskless says whether machines with this profile have their root on the network.
+func (p Profile) Diskless() bool { return p.Driver == DriverDiskless }
+
 // Needs lists the digests that a node must hold to install this profile.
 func (p Profile) Needs() []string {
 	all := []string{p.Kernel, p.Initrd, p.Image, p.Binary}
@@ -49,7 +56,7 @@ const (
 
 // since says which protocol a profile takes. What a node of protocol 1 wrote down must be taken as that node took it.
 func (p Profile) since() int {
-	if p.Release != "" || p.Arch != "" || p.Params != nil || p.Templates != nil || p.Installer != nil {
+	if p.Release != "" || p.Arch != "" || p.Params != nil || p.Templates != nil || p.Installer != nil || p.Diskless() {
 		return 3
 	}
 	return 1
@@ -127,12 +134,29 @@ func (o PutProfile) apply(c *change) (any, error) {
 			return nil, refuse(ErrFull, "there are %d profiles", maxProfiles)
 		}
 	}
+	if err := c.keepsDisks(o.Profile); err != nil {
+		return nil, err
+	}
 	c.put("profile", &o.Profile)
 	if settings, ok := c.view().Settings(); ok && o.Default {
 		settings.Profile = o.Profile.Name
 		c.put("settings", &settings)
 	}
 	return nil, nil
+}
+
+// keepsDisks refuses to turn a profile that leaves disks alone into one that writes them, while machines boot by it; nor the other way.
+func (c *change) keepsDisks(p Profile) error {
+	former, known := c.view().Profile(p.Name)
+	if !known || former.Diskless() == p.Diskless() {
+		return nil
+	}
+	for _, m := range c.view().Machines() {
+		if m.Profile == p.Name && (m.State == MachineNetboot || m.State == MachineArmed || m.State == MachineInstalling) {
+			return refuse(ErrConflict, "machine %s is %s with profile %s, whose driver is %s: take another name for the new one", m.Name, m.State, p.Name, former.Driver)
+		}
+	}
+	return nil
 }
 
 // DropProfile removes a profile that nobody is to get any more.
@@ -151,7 +175,7 @@ func (o DropProfile) apply(c *change) (any, error) {
 		return nil, refuse(ErrConflict, "profile %s is what unknown machines get", p.Name)
 	}
 	for _, m := range c.view().Machines() {
-		if m.Profile == p.Name && (m.State == MachineArmed || m.State == MachineInstalling) {
+		if m.Profile == p.Name && (m.State == MachineArmed || m.State == MachineInstalling || m.State == MachineNetboot) {
 			return nil, refuse(ErrConflict, "machine %s is %s with profile %s: arm it with another one, or hold it", m.Name, m.State, p.Name)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // someDigest is one that looks like one.
@@ -124,4 +125,27 @@ func TestInstallersReportOnceTheyHaveBegun(t *testing.T) {
 	h.must(seedID, ReportInstall{MAC: m1, Install: m.Install, Phase: "installer"})
 	h.must(seedID, ReportInstall{MAC: m1, Install: m.Install, Phase: PhaseFailed, Text: "no disk", Final: true})
 	h.refused(seedID, BeginInstall{MAC: m1}, ErrNotArmed)
+}
+
+// TestDisklessMachineIsNeverArmed: what boots from the network for good gets no ticket, and its profile does not begin to write disks.
+func TestDisklessMachineIsNeverArmed(t *testing.T) {
+	h := founded(t)
+	diskless := debianProfile("thin")
+	diskless.Driver, diskless.Release = DriverDiskless, ""
+	h.must(seedID, PutProfile{Profile: diskless})
+	h.must(seedID, ArmMachine{MAC: m1, Profile: "thin", Wipe: true})
+	m, _ := h.s.View().Machine(m1)
+	if m.State != MachineNetboot || m.Install != "" {
+		t.Errorf("it is %s, arming %q", m.State, m.Install)
+	}
+	h.refused(seedID, MintTicket{ID: "t", Hash: "h", MAC: m1, Segment: "s1", Addr: addr20, Expires: h.now.Add(time.Hour)}, ErrNotArmed)
+	h.refused(seedID, DropProfile{Name: "thin"}, ErrConflict)
+	h.refused(seedID, PutProfile{Profile: debianProfile("thin")}, ErrConflict)
+	h.must(seedID, HoldMachine{MAC: m1, Reason: "wait"})
+	h.must(seedID, PutProfile{Profile: debianProfile("thin")})
+	h.must(seedID, ArmMachine{MAC: m1, Profile: "thin"})
+	h.refused(seedID, PutProfile{Profile: diskless}, ErrConflict) // the other way
+	if got := (Command{Op: PutProfile{Profile: Profile{Driver: DriverDiskless}}}).Protocol(); got != 3 {
+		t.Errorf("a diskless profile takes protocol %d", got)
+	}
 }

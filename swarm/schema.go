@@ -85,6 +85,12 @@ var schema = func() *memdb.DBSchema {
 					return ""
 				}
 				return m.Segment
+			}),
+			by("installing", false, func(m *Machine) string { // all of them under one key
+				if m.State != MachineInstalling {
+					return ""
+				}
+				return string(m.State)
 			})),
 		table("node", by("id", true, func(n *Node) string { return string(n.ID) }),
 			&memdb.IndexSchema{Name: "segment", AllowMissing: true, Indexer: multi[Node]((*Node).segments)}),

@@ -33,6 +33,9 @@ type Settings struct {
 	CAGeneration uint64      `json:"ca_generation,omitempty"`
 	CAStage      CAStage     `json:"ca_stage,omitempty"` // of a replacement that is under way
 
+	Loader Loader `json:"loader,omitempty"` // of machines that have none of their own
+
+	StallAfter  int   `json:"stall_after,omitempty"`  // seconds that an installation may stand still; 0: what its phase says
 	StoreBudget int64 `json:"store_budget,omitempty"` // bytes that artifacts may take on each node; 0: what leaves enough of the disk free
 
 	Domain string       `json:"domain,omitempty"`  // what names of machines end in; "": see NameDomain
@@ -50,7 +53,18 @@ const (
 	MachineArmed      MachineState = "armed"      // its next network boot installs it, once
 	MachineInstalling MachineState = "installing" // it fetched its install config
 	MachineInstalled  MachineState = "installed"  // boots its own disk
+	MachineNetboot    MachineState = "netboot"    // boots its diskless profile every time; nothing is ever written to it
 	MachineHeld       MachineState = "held"       // something went wrong: waits for an operator
+)
+
+// Loader is which boot programs a machine's firmware gets, where there is a choice.
+type Loader string
+
+// The choices. Signed programs are for firmware with Secure Boot, which starts no others; they work without it as well.
+const (
+	LoaderAuto   Loader = ""       // iPXE, and what is signed after that was sent in vain
+	LoaderIPXE   Loader = "ipxe"   // iPXE only
+	LoaderSigned Loader = "signed" // shim and GRUB as Debian signs them
 )
 
 // Machine is a computer that we see on a segment, installed or not.
@@ -62,12 +76,14 @@ type Machine struct {
 	State     MachineState `json:"state"`
 	Reason    string       `json:"reason,omitempty"` // why it is held
 	Profile   string       `json:"profile,omitempty"`
-	Disk      string       `json:"disk,omitempty"` // disk selector
-	Wipe      bool         `json:"wipe,omitempty"` // foreign data on the disk may be destroyed
+	Disk      string       `json:"disk,omitempty"`   // disk selector
+	Wipe      bool         `json:"wipe,omitempty"`   // foreign data on the disk may be destroyed
+	Loader    Loader       `json:"loader,omitempty"` // chosen by an operator, or seen to be needed; LoaderAuto: the swarm's
 	Install   string       `json:"install,omitempty"`
 	Phase     string       `json:"phase,omitempty"`
 	Text      string       `json:"text,omitempty"`
 	Percent   int          `json:"percent,omitempty"`
+	Life      Life         `json:"life,omitzero"`
 	Node      NodeID       `json:"node,omitempty"` // the node that it became
 	Inventory []byte       `json:"inventory,omitempty"`
 	FirstSeen time.Time    `json:"first_seen"`

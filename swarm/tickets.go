@@ -46,8 +46,10 @@ func (o MintTicket) apply(c *change) (any, error) {
 	c.put("ticket", t)
 	if m.State == MachineArmed {
 		m.State = MachineInstalling
-		c.put("machine", &m)
 	}
+	c.gotOn(&m, "fetched its install config")
+	m.Life.Step = 0 // its log begins anew
+	c.put("machine", &m)
 	c.event(m.MAC, "ticket", "ticket %s minted for %s at %s", t.ID, m.Name, o.Addr)
 	return *t, nil
 }

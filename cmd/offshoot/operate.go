@@ -157,7 +157,7 @@ boots its own disk again. A disk that holds data is refused unless --wipe says t
 	hold := s.onMachine("hold MAC", "Stop everything that is being done to a machine", "", func(ctx context.Context, n *node.Client, mac swarm.MAC, _ []string) error {
 		return n.Hold(ctx, mac, "held by an operator")
 	})
-	return group("machine", "Machines: seen, armed, installed", ls, one, because, armed, named, hold)
+	return group("machine", "Machines: seen, armed, installed", ls, one, because, newMachineLog(s), armed, named, newSetBoot(s), hold)
 }
 
 // since is a duration as people say it.

@@ -54,7 +54,7 @@ bring it to the person on a way that you trust. The swarm keeps no copy.
 Roles:
   view     look at everything that is no secret
   operate  and arm, name and hold machines, reserve addresses, set pools, move duties, revoke tickets
-  admin    and evict nodes, set voters and the limit of uplinks, rotate keys, add and revoke operators, save and restore snapshots`,
+  admin    and evict nodes, set voters, the limit of uplinks and stall-after, rotate keys, add and revoke operators, save and restore snapshots`,
 		Example: "  offshoot operator add alice --role operate -o alice.operator\n  offshoot operator add monitor --role view -o monitor.operator",
 		RunE: s.asking(func(ctx context.Context, n *node.Client, args []string) (err error) {
 			switch {

@@ -68,6 +68,11 @@ func printStatus(w io.Writer, s status.Status) error {
 			return err
 		}
 	}
+	if s.Settings.StallAfter != 0 {
+		if _, err := fmt.Fprintln(w, stallLine(s.Settings.StallAfter)); err != nil {
+			return err
+		}
+	}
 	if err := printUnverified(w, s.Artifacts); err != nil {
 		return err
 	}
@@ -169,7 +174,10 @@ func printMachines(w io.Writer, s status.Status) error {
 		case m.State == string(swarm.MachineInstalling) && m.Phase == "image":
 			doing = fmt.Sprintf("image %d %%", m.Percent)
 		case m.State == string(swarm.MachineInstalling):
-			doing = m.Phase
+			doing = cmp.Or(m.Phase, m.Text)
+		}
+		if m.Stalled {
+			doing = strings.TrimSpace("STALLED " + doing)
 		}
 		rows = append(rows, []string{m.Name, m.MAC, m.State, doing, m.Segment, m.Address, m.Profile})
 	}
@@ -180,7 +188,11 @@ func printMachine(w io.Writer, m status.Machine) error {
 	if err := printMachines(w, status.Status{Machines: []status.Machine{m}}); err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintln(w); err != nil {
+	programs := ""
+	if m.Boot != "" {
+		programs = "Boot programs that its firmware gets: " + m.Boot + "\n"
+	}
+	if _, err := fmt.Fprint(w, programs+"\n"); err != nil {
 		return err
 	}
 	return printTimeline(w, m.Timeline)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -28,7 +29,9 @@ type changes struct {
 	driver, release, arch string
 	params                string   // file
 	set                   []string // KEY=VALUE
-	kernel, initrd, image string   // files
+	kernel, initrd, image string   // files, or digests of artifacts
+	stage2, iso           string   // the same
+	cloudInit             bool
 	templates             []string // NAME=FILE
 
 	installer map[string]string // digests by name, of what the node has already
@@ -36,14 +39,17 @@ type changes struct {
 
 func (ch *changes) flags(c *cobra.Command) {
 	f := c.Flags()
-	f.StringVar(&ch.driver, "driver", "", "how the system comes onto the machine: image, debian, …")
+	f.StringVar(&ch.driver, "driver", "", "how the system comes onto the machine: image, debian, ubuntu, fedora, centos-stream, almalinux, rocky, custom, …")
 	f.StringVar(&ch.release, "release", "", "of the distribution, in its own word: trixie")
 	f.StringVar(&ch.arch, "arch", "", "architecture, in the distribution's word (default amd64)")
 	f.StringVar(&ch.params, "param", "", "YAML file with parameters, in place of all that there are")
 	f.StringArrayVar(&ch.set, "set", nil, "KEY=VALUE: set one parameter; VALUE is YAML, and empty drops it (repeatable)")
-	f.StringVar(&ch.kernel, "kernel", "", "file with the installer's kernel")
-	f.StringVar(&ch.initrd, "initrd", "", "file with the installer's initrd")
-	f.StringVar(&ch.image, "image", "", "file with a disk image, for driver image")
+	f.StringVar(&ch.kernel, "kernel", "", "file with the installer's kernel, or the digest of an artifact")
+	f.StringVar(&ch.initrd, "initrd", "", "file with the installer's initrd, or a digest")
+	f.StringVar(&ch.stage2, "stage2", "", "file with Anaconda itself, images/install.img of the distribution's tree, or a digest")
+	f.StringVar(&ch.iso, "iso", "", "file with an ISO image that holds the installer, or a digest")
+	f.StringVar(&ch.image, "image", "", "file with a disk image, for driver image, or a digest")
+	f.BoolVar(&ch.cloudInit, "cloud-init", false, "the image has cloud-init: the same as --set cloud_init=true")
 	f.StringArrayVar(&ch.templates, "template", nil, "NAME=FILE: a template of your own in place of the driver's (repeatable)")
 }
 
@@ -52,6 +58,7 @@ const profileHelp = `Files named here are sent to the node, which keeps them as 
   packages [LIST]          partitioning plain|btrfs|lvm   disk SELECTOR             kernel_args [LIST]
   users [{name, …}]        ssh_keys [LIST] (root's)       password_hash (root's)    installer_args [LIST]
   locale en_US.UTF-8       keyboard us                    timezone Etc/UTC          mirror NAME
+  flavour server|minimal|workstation                      cloud_init true (driver image: the image has cloud-init)
   pre SHELL (in the installer, before a disk is touched)  post SHELL (in the installed system)
 
 Not every driver does all of them; what one cannot do is refused, and so is every unknown word. What is not said of root's keys,
@@ -66,7 +73,10 @@ func newProfileAdd(s *settings) *cobra.Command {
 		Use: "add NAME", Short: "Add a profile", Args: exactly("NAME"),
 		Long: "add writes a profile down, after everything that an installer would choke on was looked for. Install a machine with it:\noffshoot machine arm MAC --profile NAME\n\n" +
 			"For driver debian, without --kernel and --initrd, the installer comes out of Debian's signed archive (offshoot artifact add\ndebian-installer). " + profileHelp,
-		Example: "  offshoot profile add web --driver debian --release trixie --set packages=[nginx,curl] --set partitioning=btrfs\n" +
+		Example: "  offshoot profile add shop --driver rocky --release 9.6 --iso Rocky-9.6-x86_64-dvd.iso --set flavour=server\n" +
+			"  offshoot profile add lab --driver fedora --release 43 --kernel vmlinuz --initrd initrd.img --stage2 install.img --set mirror=fedora\n" +
+			"  offshoot profile add cloud --driver image --image debian-13-genericcloud-amd64.qcow2 --cloud-init --set packages=[nginx]\n" +
+			"  offshoot profile add web --driver debian --release trixie --set packages=[nginx,curl] --set partitioning=btrfs\n" +
 			"  offshoot profile add web --driver debian --release trixie --kernel linux --initrd initrd.gz --param web.yaml\n" +
 			"  offshoot profile add golden --driver image --image debian13.raw.zst\n" +
 			"  offshoot profile add web -f web.yaml",
@@ -111,7 +121,7 @@ installed go on with what they have read.
 		Example: "  offshoot profile edit web\n  offshoot profile edit web --set timezone=Europe/Berlin --set packages=[nginx]\n  offshoot profile edit web -f web.yaml",
 		RunE: func(c *cobra.Command, args []string) error {
 			flagged := false
-			for _, name := range []string{"driver", "release", "arch", "param", "set", "kernel", "initrd", "image", "template"} {
+			for _, name := range []string{"driver", "release", "arch", "param", "set", "kernel", "initrd", "stage2", "iso", "image", "cloud-init", "template"} {
 				flagged = flagged || c.Flags().Changed(name)
 			}
 			return s.asking(func(ctx context.Context, n *node.Client, args []string) error {
@@ -298,20 +308,8 @@ func (ch *changes) document(text []byte, files map[string]string) ([]byte, error
 			setKey(top, w.key, &yaml.Node{Kind: yaml.ScalarNode, Value: w.value, Tag: "!!str"})
 		}
 	}
-	for _, f := range []struct{ group, key, path string }{{"installer", "kernel", ch.kernel}, {"installer", "initrd", ch.initrd}, {"", "image", ch.image}} {
-		if f.path == "" {
-			continue
-		}
-		digest, err := digestOf(f.path)
-		if err != nil {
-			return nil, usage("--%s: %w", f.key, err)
-		}
-		files[digest] = f.path
-		in := top
-		if f.group != "" {
-			in = subMap(top, f.group)
-		}
-		setKey(in, f.key, &yaml.Node{Kind: yaml.ScalarNode, Value: digest, Tag: "!!str"})
+	if err := ch.artifacts(top, files); err != nil {
+		return nil, err
 	}
 	for _, name := range slices.Sorted(maps.Keys(ch.installer)) {
 		setKey(subMap(top, "installer"), name, &yaml.Node{Kind: yaml.ScalarNode, Value: ch.installer[name], Tag: "!!str"})
@@ -337,6 +335,34 @@ func (ch *changes) document(text []byte, files map[string]string) ([]byte, error
 	return out.Bytes(), err
 }
 
+// artifacts notes the digests of what was named.
+func (ch *changes) artifacts(top *yaml.Node, files map[string]string) error {
+	for _, f := range []struct{ group, key, path string }{
+		{"installer", "kernel", ch.kernel}, {"installer", "initrd", ch.initrd}, {"installer", "stage2", ch.stage2}, {"installer", "iso", ch.iso},
+		{"", "image", ch.image},
+	} {
+		if f.path == "" {
+			continue
+		}
+		digest := f.path
+		if _, err := os.Stat(f.path); err == nil || !digestWord.MatchString(f.path) {
+			if digest, err = digestOf(f.path); err != nil {
+				return usage("--%s: %w", f.key, err)
+			}
+			files[digest] = f.path
+		}
+		in := top
+		if f.group != "" {
+			in = subMap(top, f.group)
+		}
+		setKey(in, f.key, &yaml.Node{Kind: yaml.ScalarNode, Value: digest, Tag: "!!str"})
+	}
+	return nil
+}
+
+// digestWord is the digest of an artifact, or its beginning.
+var digestWord = regexp.MustCompile(`^[0-9a-f]{6,64}$`)
+
 func (ch *changes) parameters(top *yaml.Node) error {
 	if ch.params != "" {
 		text, err := readFile(ch.params)
@@ -351,6 +377,9 @@ func (ch *changes) parameters(top *yaml.Node) error {
 			return usage("--param %s: %w", ch.params, err)
 		}
 		setKey(top, "params", params.Content[0])
+	}
+	if ch.cloudInit {
+		setKey(subMap(top, "params"), "cloud_init", &yaml.Node{Kind: yaml.ScalarNode, Value: "true", Tag: "!!bool"})
 	}
 	for _, word := range ch.set {
 		key, value, ok := strings.Cut(word, "=")

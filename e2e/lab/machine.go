@@ -147,7 +147,8 @@ func (m *Machine) prepare() error {
 		}
 	}
 	if m.spec.Firmware.ovmf() && !exists(f.vars) {
-		vars, err := os.ReadFile(ovmfVars)
+		_, store := m.spec.Firmware.images()
+		vars, err := os.ReadFile(store)
 		if err != nil {
 			return fmt.Errorf("UEFI variables: %w", err)
 		}

@@ -12,15 +12,19 @@ import (
 
 // What a scenario may need besides single tools.
 const (
-	Wire      = "wire"       // namespaces and bridges: New, Network, Host, Capture
-	Metal     = "metal"      // machines that boot by BIOS or with a kernel of the test's choice
-	MetalUEFI = "metal-uefi" // machines that boot by UEFI as well
+	Wire        = "wire"         // namespaces and bridges: New, Network, Host, Capture
+	Metal       = "metal"        // machines that boot by BIOS or with a kernel of the test's choice
+	MetalUEFI   = "metal-uefi"   // machines that boot by UEFI as well
+	MetalSecure = "metal-secure" // machines that boot by UEFI with Secure Boot
 )
 
 const (
 	ovmfCode = "/usr/share/OVMF/OVMF_CODE_4M.fd"
 	ovmfVars = "/usr/share/OVMF/OVMF_VARS_4M.fd"
-	biosROM  = "/usr/lib/ipxe/qemu/efi-virtio.rom"
+	// The variables hold the keys that Microsoft has machines sold with, and Secure Boot is on.
+	ovmfSecureCode = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
+	ovmfSecureVars = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"
+	biosROM        = "/usr/lib/ipxe/qemu/efi-virtio.rom"
 )
 
 // TB is the part of testing.TB that Need uses.
@@ -46,7 +50,7 @@ func Need(t TB, wants ...string) {
 	}
 }
 
-// Missing says, in words for an operator, what is not here of: Wire, Metal, MetalUEFI, the name of a program, or the absolute
+// Missing says, in words for an operator, what is not here of: Wire, Metal, MetalUEFI, MetalSecure, the name of a program, or the absolute
 // path of a file.
 func Missing(wants ...string) []string {
 	var missing []string
@@ -62,6 +66,8 @@ func Missing(wants ...string) []string {
 			lacks = Missing(Wire, "qemu-system-x86_64", "qemu-img", biosROM, "/dev/net/tun")
 		case MetalUEFI:
 			lacks = Missing(Metal, ovmfCode, ovmfVars)
+		case MetalSecure:
+			lacks = Missing(Metal, ovmfSecureCode, ovmfSecureVars)
 		default:
 			if !present(want) {
 				lacks = []string{want + packageHint(want)}
@@ -89,8 +95,8 @@ func present(want string) bool {
 func packageHint(want string) string {
 	for _, p := range [][2]string{
 		{"ip", "iproute2"}, {"tc", "iproute2"}, {"ping", "iputils-ping"}, {"qemu-system-x86_64", "qemu-system-x86"},
-		{"qemu-img", "qemu-utils"}, {biosROM, "ipxe-qemu"}, {ovmfCode, "ovmf"}, {ovmfVars, "ovmf"},
-		{"dnsmasq", "dnsmasq-base"}, {"perfdhcp", "kea-admin"}, {"dhclient", "isc-dhcp-client"}, {"tftp", "tftp-hpa"},
+		{"qemu-img", "qemu-utils"}, {biosROM, "ipxe-qemu"}, {ovmfCode, "ovmf"}, {ovmfVars, "ovmf"}, {ovmfSecureCode, "ovmf"}, {ovmfSecureVars, "ovmf"},
+		{"dnsmasq", "dnsmasq-base"}, {"perfdhcp", "kea-admin"}, {"dhclient", "isc-dhcp-client"}, {"tftp", "tftp-hpa"}, {"logger", "bsdutils"},
 		{"kea-dhcp4", "kea-dhcp4-server"}, {"ss", "iproute2"},
 	} {
 		if p[0] == want {

@@ -10,15 +10,25 @@ import (
 type Firmware string
 
 // BIOS is SeaBIOS with QEMU's iPXE as the boot port's option ROM. UEFI is OVMF with its own PXE client, no iPXE in it. UEFIHTTP
-// is OVMF without PXE: it boots by HTTP or not at all.
+// is OVMF without PXE: it boots by HTTP or not at all. UEFISecure is OVMF with Secure Boot on and Microsoft's keys, as most
+// machines are sold.
 const (
-	BIOS     Firmware = "bios"
-	UEFI     Firmware = "uefi"
-	UEFIHTTP Firmware = "uefi-http"
+	BIOS       Firmware = "bios"
+	UEFI       Firmware = "uefi"
+	UEFIHTTP   Firmware = "uefi-http"
+	UEFISecure Firmware = "uefi-secure"
 )
 
 // ovmf tells whether the firmware is OVMF.
-func (f Firmware) ovmf() bool { return f == UEFI || f == UEFIHTTP }
+func (f Firmware) ovmf() bool { return f == UEFI || f == UEFIHTTP || f == UEFISecure }
+
+// images are the code of OVMF and what its variable store begins as.
+func (f Firmware) images() (code, vars string) {
+	if f == UEFISecure {
+		return ovmfSecureCode, ovmfSecureVars
+	}
+	return ovmfCode, ovmfVars
+}
 
 // MachineSpec is the hardware of a machine. The zero value of every field but Networks is useful.
 type MachineSpec struct {
@@ -47,7 +57,7 @@ func (s MachineSpec) withDefaults() (MachineSpec, error) {
 	}
 	switch {
 	case s.Firmware != BIOS && !s.Firmware.ovmf():
-		return s, fmt.Errorf("firmware %q: want %s, %s or %s", s.Firmware, BIOS, UEFI, UEFIHTTP)
+		return s, fmt.Errorf("firmware %q: want %s, %s, %s or %s", s.Firmware, BIOS, UEFI, UEFIHTTP, UEFISecure)
 	case s.BootPort < -1 || s.BootPort > 0 && s.BootPort >= len(s.Networks):
 		return s, fmt.Errorf("boot port %d: the machine has %d", s.BootPort, len(s.Networks))
 	case s.Memory < 0 || s.CPUs < 0 || s.Disk < 0:
@@ -85,11 +95,16 @@ func (s MachineSpec) arguments(name string, kvm bool, f files, nics []nic) []str
 		"-device", "virtio-rng-pci",
 	}
 	args = append(args, acceleration(kvm)...)
+	if s.Firmware == UEFISecure {
+		// Who could write to the variable store without system management mode could switch Secure Boot off.
+		args = append(args, "-machine", "smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on")
+	}
 	// A machine without anything to boot from tries again after a second, as servers do, instead of halting.
 	args = append(args, "-boot", "menu=off,reboot-timeout=1000")
 	if s.Firmware.ovmf() {
+		code, _ := s.Firmware.images()
 		args = append(args,
-			"-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+ovmfCode,
+			"-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+code,
 			"-drive", "if=pflash,format=raw,unit=1,file="+escape(f.vars),
 			// Without this OVMF tries IPv6 PXE in full time-outs before it goes on.
 			"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n")

@@ -109,6 +109,10 @@ func (f *firstLight) serve(ctx context.Context, flags ...string) error {
 		}
 		return ""
 	})
+	if err != nil || f.Boot == "" {
+		return err
+	}
+	_, err = f.seed.Offshoot(ctx, "swarm", "set", "boot", f.Boot)
 	return err
 }
 

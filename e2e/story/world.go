@@ -41,6 +41,7 @@ type World struct {
 	Seed       *lab.Host
 	Operator   *lab.Host
 	Captures   map[string]*lab.Capture
+	Boot       string // the boot programs that the operator chooses for all machines, "" for none
 
 	o       Options
 	started time.Time

@@ -125,3 +125,13 @@ type AuditEntry struct {
 	Text    string    `json:"text"`
 	Refused string    `json:"refused,omitempty"` // why nothing came of it
 }
+
+// LogLine is what a machine said by syslog while it installs itself, without secrets.
+type LogLine struct {
+	Seq      uint64    `json:"seq"`      // grows with each line that the node heard since it started
+	Time     time.Time `json:"time"`     // when the node heard it
+	Node     string    `json:"node"`     // name of the node that heard it
+	Severity string    `json:"severity"` // emerg, alert, crit, err, warning, notice, info, debug
+	Program  string    `json:"program,omitempty"`
+	Text     string    `json:"text"`
+}

@@ -34,8 +34,10 @@ type Problem struct {
 
 // Settings are those of the swarm that an operator can change.
 type Settings struct {
-	Voters      int   `json:"voters"`       // how many nodes at most vote
-	UplinkLimit int64 `json:"uplink_limit"` // bytes per second that a node exchanges with nodes of other segments, each way; 0: no limit
+	Voters      int    `json:"voters"`       // how many nodes at most vote
+	UplinkLimit int64  `json:"uplink_limit"` // bytes per second that a node exchanges with nodes of other segments, each way; 0: no limit
+	Boot        string `json:"boot"`         // the boot programs of machines that have no choice of their own: auto, ipxe, signed
+	StallAfter  int    `json:"stall_after"`  // seconds that an installation may stand still; 0: what its phase says
 
 	Domain string   `json:"domain"`  // what names of machines end in
 	DNS    []string `json:"dns"`     // asked for names that are not the swarm's; none: those that each node asks for itself
@@ -123,8 +125,12 @@ type Machine struct {
 	Phase    string    `json:"phase,omitempty"`
 	Text     string    `json:"text,omitempty"`
 	Percent  int       `json:"percent"`
+	Boot     string    `json:"boot,omitempty"` // its boot programs: ipxe, signed; empty: those of the swarm
 	Node     string    `json:"node,omitempty"` // id of the node that it became
 	LastSeen time.Time `json:"last_seen,omitzero"`
+	Heard    time.Time `json:"heard,omitzero"`     // while it installs itself: when it last got on, or said a line of its log
+	Said     string    `json:"said,omitempty"`     // what it said then
+	Stalled  bool      `json:"stalled"`            // it has not got on for longer than its phase may
 	Timeline []Event   `json:"timeline,omitempty"` // only when one machine is asked for
 }
 

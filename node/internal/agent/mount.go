@@ -3,9 +3,11 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -55,6 +57,11 @@ func mountAndUse(disk string, root image.Root, scratch string, use func(dir stri
 		syncErr := syncFS(dir)
 		err = errors.Join(err, syncErr, unix.Unmount(dir, 0))
 	}()
+	leave, err := mountVar(loop.Name(), dir, root.FS)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, leave()) }()
 	return use(dir)
 }
 
@@ -82,6 +89,44 @@ func mountRoot(device, dir, kind string) error {
 		}
 	}
 	return last
+}
+
+// mountVar mounts what the system itself mounts on /var, for that would hide what is left there. It can be another subvolume, as in
+// Fedora's images; any other file system is refused.
+func mountVar(device, dir, kind string) (leave func() error, err error) {
+	fstab, err := os.ReadFile(filepath.Join(dir, "etc/fstab"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	subvolume, apart := varOf(fstab)
+	if !apart {
+		return func() error { return nil }, nil
+	}
+	if kind != "btrfs" || subvolume == "" {
+		return nil, errors.New("the image has /var on a file system of its own: a node needs it on the root file system")
+	}
+	at := filepath.Join(dir, "var")
+	if err := unix.Mount(device, at, kind, unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, "subvol="+subvolume); err != nil {
+		return nil, fmt.Errorf("mount /var (subvolume %s): %w", subvolume, err)
+	}
+	return func() error { return unix.Unmount(at, 0) }, nil
+}
+
+// varOf says whether a system mounts something on /var or /var/lib, and which subvolume it is.
+func varOf(fstab []byte) (subvolume string, apart bool) {
+	for line := range strings.Lines(string(fstab)) {
+		fields := strings.Fields(line)
+		if len(fields) < 4 || strings.HasPrefix(fields[0], "#") || fields[1] != "/var" && fields[1] != "/var/lib" {
+			continue
+		}
+		apart = true
+		for option := range strings.SplitSeq(fields[3], ",") {
+			if name, ok := strings.CutPrefix(option, "subvol="); ok && fields[1] == "/var" && fields[2] == "btrfs" {
+				subvolume = strings.TrimPrefix(name, "/")
+			}
+		}
+	}
+	return subvolume, apart
 }
 
 func syncFS(dir string) error {

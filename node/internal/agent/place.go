@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -77,6 +79,12 @@ func place(dir string, cfg install.Config, binary string, left *install.Gathered
 	if err := p.service(); err != nil {
 		return err
 	}
+	if err := p.cloudInit(cfg.CloudInit); err != nil {
+		return err
+	}
+	if err := p.relabel(); err != nil {
+		return err
+	}
 	join, err := json.MarshalIndent(cfg.Join, "", "  ")
 	if err != nil {
 		return err
@@ -136,6 +144,48 @@ func (p placer) keys(keys []string) error {
 		return err
 	}
 	return p.edit("root/.ssh/authorized_keys", func(old []byte) ([]byte, error) { return addLines(old, keys), nil })
+}
+
+// cloudInit leaves what cloud-init is told, where its datasource NoCloud looks first. It asks nobody else then, and leaves the
+// network alone, which is the node's.
+func (p placer) cloudInit(files map[string]string) error {
+	if len(files) == 0 {
+		return nil
+	}
+	if _, err := p.root.Stat("etc/cloud/cloud.cfg"); err != nil {
+		return fmt.Errorf("the image has no cloud-init, and the profile says cloud_init: %w", err)
+	}
+	const seed = "var/lib/cloud/seed/nocloud"
+	if err := p.root.MkdirAll(seed, 0o755); err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if err := p.write(seed+"/"+name, 0o600, []byte(files[name])); err != nil {
+			return err
+		}
+	}
+	if err := p.root.MkdirAll("etc/cloud/cloud.cfg.d", 0o755); err != nil {
+		return err
+	}
+	return p.write("etc/cloud/cloud.cfg.d/99-offshoot.cfg", 0o644, []byte("datasource_list: [NoCloud, None]\nnetwork: {config: disabled}\n"))
+}
+
+// relabel asks a system with SELinux to label what was left here: files that another kernel wrote have no labels, and services do
+// not start from such. It does so when it first starts, and restarts once.
+func (p placer) relabel() error {
+	config, err := p.root.ReadFile("etc/selinux/config")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(config)) {
+		if state, ok := strings.CutPrefix(strings.TrimSpace(line), "SELINUX="); ok && state != "disabled" {
+			return p.write(".autorelabel", 0o644, []byte("-F\n"))
+		}
+	}
+	return nil
 }
 
 func (p placer) service() error {

@@ -313,3 +313,62 @@ func TestMachineThatHearsNothingMoreEndsLost(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
+
+func TestFilesForCloudInitAreLeftWhereItLooks(t *testing.T) {
+	root := t.TempDir()
+	put := func(name, text string) {
+		t.Helper()
+		path := filepath.Join(root, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in, err := os.OpenRoot(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	p, files := placer{in}, map[string]string{"user-data": "#cloud-config\n", "meta-data": "instance-id: i\n"}
+	if err := p.cloudInit(files); err == nil {
+		t.Error("a system without cloud-init is taken")
+	}
+	put("etc/cloud/cloud.cfg", "")
+	put("etc/selinux/config", "# SELINUX=disabled\nSELINUX=enforcing\n")
+	if err := errors.Join(p.cloudInit(files), p.relabel()); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"var/lib/cloud/seed/nocloud/user-data":  "#cloud-config\n",
+		"var/lib/cloud/seed/nocloud/meta-data":  "instance-id: i\n",
+		"etc/cloud/cloud.cfg.d/99-offshoot.cfg": "datasource_list: [NoCloud, None]\nnetwork: {config: disabled}\n",
+		".autorelabel":                          "-F\n",
+	} {
+		if got, err := os.ReadFile(filepath.Join(root, name)); err != nil || string(got) != want {
+			t.Errorf("%s: %q, %v, want %q", name, got, err, want)
+		}
+	}
+	put("etc/selinux/config", "SELINUX=disabled\n")
+	if err := errors.Join(os.Remove(filepath.Join(root, ".autorelabel")), p.relabel()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(root, ".autorelabel")); err == nil {
+		t.Error("a system whose SELinux is off is to be labelled")
+	}
+}
+
+func TestWhatHidesVarIsSeen(t *testing.T) {
+	for fstab, want := range map[string]struct {
+		subvolume string
+		apart     bool
+	}{
+		"UUID=1 / btrfs subvol=root 0 0\nUUID=1 /home btrfs subvol=home 0 0\n":               {"", false},
+		"UUID=1 / btrfs subvol=root 0 0\nUUID=1 /var btrfs compress=zstd:1,subvol=var 0 0\n": {"var", true},
+		"# UUID=1 /var ext4 defaults 0 0\n":                                                  {"", false},
+		"UUID=1 /var ext4 defaults 0 0\n":                                                    {"", true},
+		"UUID=1 /var/lib btrfs subvol=lib 0 0\n":                                             {"", true},
+	} {
+		if subvolume, apart := varOf([]byte(fstab)); subvolume != want.subvolume || apart != want.apart {
+			t.Errorf("%q: %q, %t", fstab, subvolume, apart)
+		}
+	}
+}

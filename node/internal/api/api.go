@@ -31,6 +31,8 @@ type Desk interface {
 	Machine(mac swarm.MAC) (m status.Machine, ok bool)
 	// Why gathers the traces of a machine from every node that can be reached.
 	Why(ctx context.Context, mac swarm.MAC) []status.Trace
+	// Log gathers a machine's lines of syslog from every node that can be reached.
+	Log(ctx context.Context, mac swarm.MAC) []status.LogLine
 	// Leases, Tickets, Operators and Audit read lists out of this node's copy of the state. Audit is in the order of time.
 	Leases() []status.Lease
 	Tickets() []status.Ticket

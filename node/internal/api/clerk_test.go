@@ -51,6 +51,10 @@ func (c *clerk) Why(_ context.Context, m swarm.MAC) []status.Trace {
 	return []status.Trace{{MAC: string(m), What: "DISCOVER"}}
 }
 
+func (c *clerk) Log(_ context.Context, m swarm.MAC) []status.LogLine {
+	return []status.LogLine{{Seq: 1, Text: "of " + string(m)}}
+}
+
 func (c *clerk) Leases() []status.Lease {
 	return []status.Lease{{Segment: "s1", Address: "192.168.42.17"}, {Segment: "s2", Address: "10.42.0.17"}}
 }

@@ -82,6 +82,11 @@ func (c *Client) Why(ctx context.Context, mac swarm.MAC) ([]status.Trace, error)
 	return get[[]status.Trace](ctx, c, "/v1/machines/"+string(mac)+"/why")
 }
 
+// Log asks what every node heard of a machine by syslog.
+func (c *Client) Log(ctx context.Context, mac swarm.MAC) ([]status.LogLine, error) {
+	return get[[]status.LogLine](ctx, c, "/v1/machines/"+string(mac)+"/log")
+}
+
 // Arm makes the next network boot of a machine an install.
 func (c *Client) Arm(ctx context.Context, mac swarm.MAC, r ArmRequest) error {
 	return c.call(ctx, "POST", "/v1/machines/"+string(mac)+"/arm", r, nil)
@@ -95,6 +100,15 @@ func (c *Client) Name(ctx context.Context, mac swarm.MAC, name string) error {
 // Hold stops everything that is done to a machine.
 func (c *Client) Hold(ctx context.Context, mac swarm.MAC, reason string) error {
 	return c.call(ctx, "POST", "/v1/machines/"+string(mac)+"/hold", HoldRequest{reason}, nil)
+}
+
+// SetLoader chooses the boot programs of a machine, or with an empty MAC of all machines that have no choice of their own.
+func (c *Client) SetLoader(ctx context.Context, mac swarm.MAC, l swarm.Loader) error {
+	path := "/v1/boot"
+	if mac != "" {
+		path = "/v1/machines/" + string(mac) + "/boot"
+	}
+	return c.call(ctx, "POST", path, LoaderRequest{l}, nil)
 }
 
 // Leases asks for the addresses of a segment that are spoken for; of all segments if it is empty.
@@ -255,6 +269,11 @@ func (c *Client) SetNTP(ctx context.Context, servers []netip.Addr) error {
 	return c.call(ctx, "POST", "/v1/ntp", NTPRequest{orEmpty(servers)}, nil)
 }
 
+// SetStallAfter changes how many seconds an installation may stand still; 0 is what each phase says.
+func (c *Client) SetStallAfter(ctx context.Context, seconds int) error {
+	return c.call(ctx, "POST", "/v1/stall-after", StallAfterRequest{&seconds}, nil)
+}
+
 // Evict puts a node out for good. A refusal for its risks matches status.ErrUnsafe; force in the request accepts them. The pin is
 // that of the new CA, if one was asked for.
 func (c *Client) Evict(ctx context.Context, id string, r EvictRequest) (pin string, err error) {
@@ -339,25 +358,26 @@ func (c *Client) call(ctx context.Context, method, path string, body, into any) 
 		}
 		in = bytes.NewReader(data)
 	}
-	resp, err := c.do(ctx, method, path, in) //nolint:bodyclose // read closes it
+	resp, err := c.do(ctx, method, path, in)
 	if err != nil {
 		return err
 	}
-	return read(resp, into)
+	defer func() { _ = resp.Body.Close() }()
+	return read(resp.Body, into)
 }
 
 // answer sends a request and reads what it is answered with.
 func (c *Client) answer(req *http.Request, into any) error {
-	resp, err := c.send(req) //nolint:bodyclose // read closes it
+	resp, err := c.send(req)
 	if err != nil {
 		return err
 	}
-	return read(resp, into)
+	defer func() { _ = resp.Body.Close() }()
+	return read(resp.Body, into)
 }
 
-func read(resp *http.Response, into any) error {
-	defer func() { _ = resp.Body.Close() }()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+func read(body io.Reader, into any) error {
+	data, err := io.ReadAll(io.LimitReader(body, maxAnswer+1))
 	switch {
 	case err != nil:
 		return fmt.Errorf("read the node's answer: %w", err)

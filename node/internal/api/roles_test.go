@@ -17,12 +17,12 @@ import (
 
 // rights is what each role may ask for, written down a second time: a new route needs a decision here as well.
 var rights = map[string]string{
-	"GET /v1/status": "view", "GET /v1/machines/{mac}": "view", "GET /v1/machines/{mac}/why": "view", "GET /v1/leases": "view",
+	"GET /v1/status": "view", "GET /v1/machines/{mac}": "view", "GET /v1/machines/{mac}/why": "view", "GET /v1/machines/{mac}/log": "view", "GET /v1/leases": "view",
 	"GET /v1/tickets": "view", "GET /v1/operators": "view", "GET /v1/audit": "view", "GET /v1/mirror": "view", "GET /v1/artifacts": "view",
 	"GET /v1/metrics": "view", "GET /v1/profiles": "view", "GET /v1/profiles/{name}/lint": "view",
 	"GET /v1/artifacts/{digest}": "view", "POST /v1/artifacts/{digest}/verify": "operate",
 
-	"POST /v1/machines/{mac}/arm": "operate", "POST /v1/machines/{mac}/name": "operate", "POST /v1/machines/{mac}/hold": "operate",
+	"POST /v1/machines/{mac}/arm": "operate", "POST /v1/machines/{mac}/name": "operate", "POST /v1/machines/{mac}/hold": "operate", "POST /v1/machines/{mac}/boot": "operate",
 	"POST /v1/tickets/{id}/revoke": "operate", "POST /v1/leases/reserve": "operate", "POST /v1/leases/unreserve": "operate",
 	"POST /v1/segments": "operate", "DELETE /v1/segments/{segment}": "operate", "POST /v1/segments/{segment}/pools": "operate", "POST /v1/segments/{segment}/move": "operate",
 	"PUT /v1/artifacts": "operate", "GET /v1/profiles/{name}": "operate", "PUT /v1/profiles/{name}": "operate", "DELETE /v1/profiles/{name}": "operate",
@@ -31,7 +31,7 @@ var rights = map[string]string{
 	"POST /v1/artifacts/{digest}/pin": "operate", "POST /v1/artifacts/{digest}/unpin": "operate", "DELETE /v1/artifacts/{digest}": "operate", "POST /v1/store": "admin", "DELETE /v1/repos/{name}": "operate",
 
 	"POST /v1/domain": "admin", "POST /v1/dns": "admin", "POST /v1/ntp": "admin",
-	"POST /v1/voters": "admin", "POST /v1/uplink-limit": "admin", "POST /v1/leave": "admin", "POST /v1/nodes/{node}/evict": "admin", "POST /v1/nodes/{node}/trust": "admin",
+	"POST /v1/boot": "admin", "POST /v1/voters": "admin", "POST /v1/stall-after": "admin", "POST /v1/uplink-limit": "admin", "POST /v1/leave": "admin", "POST /v1/nodes/{node}/evict": "admin", "POST /v1/nodes/{node}/trust": "admin",
 	"POST /v1/keys/rotate": "admin", "POST /v1/operators": "admin", "POST /v1/operators/{name}/revoke": "admin",
 	"GET /v1/snapshot": "admin", "PUT /v1/snapshot": "admin",
 }
@@ -48,7 +48,7 @@ func TestEveryRouteRefusesTheRolesBelowItsOwn(t *testing.T) {
 	fill := strings.NewReplacer("{mac}", string(mac), "{id}", "7c1f", "{segment}", "s1", "{node}", "a2", "{name}", "alice", "{digest}", "abcdef12", "PUT /v1/artifacts", "PUT /v1/artifacts?name=x")
 	bodies := map[string]string{
 		"POST /v1/leases/reserve": `{"mac":"52:54:00:00:00:01","address":"192.168.42.60"}`, "POST /v1/segments/{segment}/pools": `{"pools":[]}`,
-		"POST /v1/segments/{segment}/move": `{"node":"m3"}`, "POST /v1/uplink-limit": `{"limit":0}`,
+		"POST /v1/segments/{segment}/move": `{"node":"m3"}`, "POST /v1/uplink-limit": `{"limit":0}`, "POST /v1/stall-after": `{"seconds":0}`,
 		"POST /v1/segments": `{"network":"10.9.0.0/24","relay":"10.9.0.1","via":"192.168.42.254"}`,
 		"POST /v1/domain":   `{"domain":""}`, "POST /v1/dns": `{"servers":[]}`, "POST /v1/ntp": `{"servers":["192.0.2.123"]}`,
 	}

@@ -22,6 +22,7 @@ func routes() map[string]route {
 		"GET /v1/status":               {role: view, do: func(q *request) (any, error) { return q.desk.Status(q.Context()), nil }},
 		"GET /v1/machines/{mac}":       {role: view, do: onMachine(machine)},
 		"GET /v1/machines/{mac}/why":   {role: view, do: onMachine(why)},
+		"GET /v1/machines/{mac}/log":   {role: view, do: onMachine(log)},
 		"GET /v1/leases":               {role: view, do: leases},
 		"GET /v1/tickets":              {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Tickets()), nil }},
 		"GET /v1/operators":            {role: view, do: func(q *request) (any, error) { return orEmpty(q.desk.Operators()), nil }},
@@ -36,6 +37,7 @@ func routes() map[string]route {
 		"POST /v1/machines/{mac}/arm":        {role: operate, look: machines, do: onMachine(arm)},
 		"POST /v1/machines/{mac}/name":       {role: operate, look: machines, do: onMachine(name)},
 		"POST /v1/machines/{mac}/hold":       {role: operate, look: machines, do: onMachine(hold)},
+		"POST /v1/machines/{mac}/boot":       {role: operate, look: machines, do: onMachine(setLoader)},
 		"POST /v1/tickets/{id}/revoke":       {role: operate, look: "offshoot ticket list", do: revokeTicket},
 		"POST /v1/leases/reserve":            {role: operate, look: "offshoot lease list", do: reserve},
 		"POST /v1/leases/unreserve":          {role: operate, look: "offshoot lease list", do: unreserve},
@@ -57,7 +59,9 @@ func routes() map[string]route {
 		"DELETE /v1/repos/{name}":            {role: operate, look: repos, do: dropRepo},
 
 		"POST /v1/voters":                  {role: admin, look: members, do: voters},
+		"POST /v1/boot":                    {role: admin, look: "offshoot swarm status", do: func(q *request) (any, error) { return setLoader(q, "") }},
 		"POST /v1/store":                   {role: admin, look: artifacts, do: setStore},
+		"POST /v1/stall-after":             {role: admin, look: "offshoot swarm status", do: stallAfter},
 		"POST /v1/uplink-limit":            {role: admin, look: "offshoot swarm status", do: uplinkLimit},
 		"POST /v1/domain":                  {role: admin, look: "offshoot swarm status", do: domain},
 		"POST /v1/dns":                     {role: admin, look: "offshoot swarm status", do: nameServers},
@@ -152,6 +156,10 @@ func why(q *request, mac swarm.MAC) (any, error) {
 	return orEmpty(q.desk.Why(q.Context(), mac)), nil
 }
 
+func log(q *request, mac swarm.MAC) (any, error) {
+	return orEmpty(q.desk.Log(q.Context(), mac)), nil
+}
+
 // ArmRequest is the body of POST /v1/machines/{mac}/arm.
 type ArmRequest struct {
 	Profile string `json:"profile,omitempty"`
@@ -238,6 +246,15 @@ type HoldRequest struct {
 
 func hold(q *request, mac swarm.MAC) (any, error) {
 	return decide(q, func(b HoldRequest) (swarm.Op, error) { return swarm.HoldMachine{MAC: mac, Reason: b.Reason}, nil })
+}
+
+// LoaderRequest is the body of POST /v1/machines/{mac}/boot and /v1/boot.
+type LoaderRequest struct {
+	Loader swarm.Loader `json:"loader"` // empty: auto
+}
+
+func setLoader(q *request, mac swarm.MAC) (any, error) {
+	return decide(q, func(b LoaderRequest) (swarm.Op, error) { return swarm.SetLoader{MAC: mac, Loader: b.Loader}, nil })
 }
 
 // leases answers with all, or with those of one segment (?segment=).
@@ -351,6 +368,20 @@ func uplinkLimit(q *request) (any, error) {
 			return nil, fmt.Errorf("%w: limit is missing; 0 is none", errBad)
 		}
 		return swarm.SetUplinkLimit{Limit: swarm.Rate(*b.Limit)}, nil
+	})
+}
+
+// StallAfterRequest is the body of POST /v1/stall-after.
+type StallAfterRequest struct {
+	Seconds *int `json:"seconds"` // 0: what each phase says
+}
+
+func stallAfter(q *request) (any, error) {
+	return decide(q, func(b StallAfterRequest) (swarm.Op, error) {
+		if b.Seconds == nil { // left out is a slip, not the wish for the default
+			return nil, fmt.Errorf("%w: seconds are missing; 0 is the default", errBad)
+		}
+		return swarm.SetStallAfter{Seconds: *b.Seconds}, nil
 	})
 }
 

@@ -115,7 +115,7 @@ func TestClientAndServerAgreeOnEveryDecision(t *testing.T) {
 		c.SetPools(ctx, "s1", []Range{{addr, last}}), c.SetPools(ctx, "s/1", nil), c.MoveDuty(ctx, "s1", "m3"),
 		second(c.Evict(ctx, "a2", EvictRequest{})), c.RotateKeys(ctx), c.RestoreSnapshot(ctx, strings.NewReader("all")), c.Leave(ctx),
 		c.PutRepo(ctx, "debian", RepoRequest{Upstreams: []string{"http://u/"}, Keyring: []byte("k"), Unlisted: true}), c.DropRepo(ctx, "debian"),
-		c.SetUplinkLimit(ctx, 20_000_000), c.SetUplinkLimit(ctx, 0),
+		c.SetUplinkLimit(ctx, 20_000_000), c.SetUplinkLimit(ctx, 0), c.SetLoader(ctx, mac, swarm.LoaderSigned), c.SetLoader(ctx, "", swarm.LoaderAuto),
 	} {
 		if err != nil {
 			t.Errorf("%d: %v", i, err)
@@ -135,6 +135,7 @@ func TestClientAndServerAgreeOnEveryDecision(t *testing.T) {
 		swarm.SetPools{Segment: "s1", Pools: []swarm.AddrRange{{First: addr, Last: last}}}, swarm.SetPools{Segment: "s/1"},
 		swarm.OfferDuty{Segment: "s1", Term: 7, To: "a3"}, swarm.DropRepo{Name: "debian"},
 		swarm.SetUplinkLimit{Limit: 20_000_000}, swarm.SetUplinkLimit{},
+		swarm.SetLoader{MAC: mac, Loader: swarm.LoaderSigned}, swarm.SetLoader{},
 	}
 	if !reflect.DeepEqual(desk.ops, want) {
 		t.Errorf("decided %+v", desk.ops)

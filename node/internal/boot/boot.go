@@ -1,7 +1,8 @@
-// Package boot decides what a machine that boots from the network runs next, and writes it down as an iPXE script.
+// Package boot decides what a machine that boots from the network runs next, and writes it down as a script: for iPXE, and for
+// GRUB where firmware starts signed programs only.
 //
-// It is pure: no socket, no clock, no state. It knows the architectures that firmware announces, the boot program that
-// fits each of them (the programs themselves are embedded here), and the three things that iPXE may be told: start the
+// It is pure: no socket, no clock, no state. It knows the architectures that firmware announces, the boot programs that
+// fit each of them (the programs themselves are embedded here), and the three things that a boot program may be told: start the
 // agent, start the machine's own disk, wait. It refuses to put a value into a script that could end the line or expand to
 // something else. It may be imported by dhcp, tftp, web and node; it imports only swarm.
 package boot
@@ -10,6 +11,9 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"slices"
+
+	"offshoot/swarm"
 )
 
 // Class is what kind of program on a machine asks.
@@ -98,6 +102,9 @@ const (
 	snponly  = "snponly.efi"   // EFI: drives the card through the firmware's own network protocol
 	ipxeEFI  = "ipxe.efi"      // EFI: iPXE's own drivers, for firmware whose network protocol is broken
 
+	shimX64 = "shimx64.efi" // EFI with Secure Boot: signed by Microsoft, loads the GRUB that Debian has signed
+	grubX64 = "grubx64.efi" // what shim asks for beside itself; never named by DHCP
+
 	// Autoexec is the script that iPXE 2 asks for beside its boot program before it asks DHCP.
 	Autoexec = "autoexec.ipxe"
 )
@@ -123,27 +130,93 @@ func Alternate(f Firmware) (string, bool) {
 	return Program(f)
 }
 
-// The folder, not the files, is embedded, so that the package compiles on a fresh clone, where only README is there.
-//
-//go:embed ipxe
-var embedded embed.FS
-
-// Programs holds every file that Program and Alternate can name. It fails if this binary was built without them.
-func Programs() (fs.FS, error) {
-	sub, err := fs.Sub(embedded, "ipxe")
-	if err != nil {
-		return nil, fmt.Errorf("open embedded boot programs: %w", err)
+// Signed names the program for f that firmware with Secure Boot starts; false if there is none. It loads a second one, which is
+// served beside it, and that is told what to do by EntryConfig.
+func Signed(f Firmware) (string, bool) {
+	if f == EFIx64 {
+		return shimX64, true
 	}
-	if err := checkPrograms(sub); err != nil {
-		return nil, err
-	}
-	return sub, nil
+	return "", false
 }
 
-// ProgramNames lists the names in Programs, in a fixed order.
-func ProgramNames() []string { return []string{undionly, snponly, ipxeEFI} }
+// signedNames are the files that the programs of Signed consist of.
+var signedNames = []string{shimX64, grubX64}
 
-// LoadedByHTTP tells whether a file of ProgramNames is one that firmware loads by HTTP: only EFI firmware does.
+// Choose names the boot program for a machine that has been sent to load so many in vain: none of them has asked for anything
+// afterwards. Firmware with Secure Boot refuses what is not signed and says so to nobody, so the signed programs come next; they
+// do no harm where it is off. Each gets two chances, since firmware may try both PXE and HTTP, before it is the turn of the
+// program for broken firmware. An operator, or what was seen of the machine earlier, may leave less to try.
+func Choose(f Firmware, l swarm.Loader, vain int) (string, bool) {
+	signed, ok := Signed(f)
+	switch {
+	case ok && l == swarm.LoaderSigned:
+		return signed, true
+	case ok && l == swarm.LoaderAuto && vain > 0 && vain < InVain:
+		return signed, true
+	case vain >= InVain:
+		return Alternate(f)
+	}
+	return Program(f)
+}
+
+// InVain is how many programs a machine is sent to load in vain before it gets Alternate.
+const InVain = 3
+
+// The folders, not the files, are embedded, so that the package compiles on a fresh clone, where only a README is in each.
+//
+//go:embed ipxe signed
+var embedded embed.FS
+
+// Programs holds every file of ProgramNames. It fails if this binary was built without them.
+func Programs() (fs.FS, error) {
+	var all folders
+	for _, name := range []string{"ipxe", "signed"} {
+		sub, err := fs.Sub(embedded, name)
+		if err != nil {
+			return nil, fmt.Errorf("open embedded boot programs: %w", err)
+		}
+		all = append(all, sub)
+	}
+	if err := checkPrograms(all); err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+// folders shows the files of several folders as those of one.
+type folders []fs.FS
+
+// Open opens the file of that name in whichever folder has it.
+func (all folders) Open(name string) (f fs.File, err error) {
+	err = fs.ErrNotExist
+	for _, one := range all {
+		if f, err = one.Open(name); err == nil {
+			break
+		}
+	}
+	return f, err
+}
+
+// ReadDir lists the boot programs, and nothing else that lies beside them.
+func (all folders) ReadDir(name string) ([]fs.DirEntry, error) {
+	if name != "." {
+		return nil, &fs.PathError{Op: "readdir", Path: name, Err: fs.ErrNotExist}
+	}
+	var out []fs.DirEntry
+	for _, name := range ProgramNames() {
+		info, err := fs.Stat(all, name)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, fs.FileInfoToDirEntry(info))
+	}
+	return out, nil
+}
+
+// ProgramNames lists all boot programs, in a fixed order.
+func ProgramNames() []string { return append([]string{undionly, snponly, ipxeEFI}, signedNames...) }
+
+// LoadedByHTTP tells whether a file of ProgramNames is one that is loaded by HTTP: only EFI firmware does that.
 func LoadedByHTTP(name string) bool {
 	for f := Unknown; f <= EFIarm64; f++ {
 		usual, _ := Program(f)
@@ -152,7 +225,7 @@ func LoadedByHTTP(name string) bool {
 			return true
 		}
 	}
-	return false
+	return slices.Contains(signedNames, name)
 }
 
 func checkPrograms(programs fs.FS) error {
@@ -160,7 +233,7 @@ func checkPrograms(programs fs.FS) error {
 		info, err := fs.Stat(programs, name)
 		if err != nil || info.Size() == 0 {
 			return fmt.Errorf("boot program %s is not in this binary: it was built by plain `go build`; "+
-				"run `make build`, which takes the programs from Debian's package ipxe", name)
+				"run `make build`, which takes the programs from Debian's packages", name)
 		}
 	}
 	return nil

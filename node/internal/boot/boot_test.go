@@ -1,12 +1,15 @@
 package boot
 
 import (
+	"io/fs"
 	"strings"
 	"testing"
 	"testing/fstest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"offshoot/swarm"
 )
 
 const self = "http://192.168.42.1:7480/b/0123456789012345678901/boot.ipxe"
@@ -53,6 +56,16 @@ boot || goto failed
 :failed
 echo offshoot: the installer of debian could not be started, trying again
 imgfree
+:again
+sleep 10
+chain --replace --autofree ` + self + ` || goto again
+`},
+		"disk on the network": {with(SanBoot{URL: "iscsi:192.168.42.5::3260:1:iqn.2026-11.lab:m1", Initiator: "iqn.2010-04.org.ipxe:m1"}, BIOS), `#!ipxe
+echo offshoot: m1 (52:54:00:12:34:56) starts a disk on the network
+set initiator-iqn iqn.2010-04.org.ipxe:m1
+sanboot iscsi:192.168.42.5::3260:1:iqn.2026-11.lab:m1 || goto failed
+:failed
+echo offshoot: the disk on the network could not be started, trying again
 :again
 sleep 10
 chain --replace --autofree ` + self + ` || goto again
@@ -108,7 +121,7 @@ func TestNoValueEscapesIntoTheScript(t *testing.T) {
 			f := agentFacts
 			a := f.Decision.(Agent)
 			change(&f, &a)
-			for _, d := range []Decision{a, Installer{"debian", a.Kernel, a.Initrd, a.Args}, Installer{e, a.Kernel, a.Initrd, nil}} {
+			for _, d := range []Decision{a, Installer{"debian", a.Kernel, a.Initrd, a.Args}, Installer{e, a.Kernel, a.Initrd, nil}, SanBoot{"iscsi:" + e + "$", "iqn.x"}} {
 				f.Decision = d
 				if f.Validate() == nil {
 					t.Errorf("%s %q passes validation", name, e)
@@ -170,6 +183,13 @@ func TestEveryProgramIsServed(t *testing.T) {
 		served[name] = true
 	}
 	for fw := Unknown; fw <= EFIarm64; fw++ {
+		for vain := range 2 * InVain {
+			for _, l := range []swarm.Loader{swarm.LoaderAuto, swarm.LoaderIPXE, swarm.LoaderSigned} {
+				if name, ok := Choose(fw, l, vain); ok && !served[name] {
+					t.Errorf("%s, %s, %d in vain: %q is not served", fw, l, vain, name)
+				}
+			}
+		}
 		first, ok := Program(fw)
 		second, ok2 := Alternate(fw)
 		if ok != ok2 || ok && (!served[first] || !served[second]) {
@@ -179,7 +199,7 @@ func TestEveryProgramIsServed(t *testing.T) {
 }
 
 func TestFirmwareLoadsEFIProgramsOnlyByHTTP(t *testing.T) {
-	for name, want := range map[string]bool{snponly: true, ipxeEFI: true, undionly: false, Autoexec: false, "": false} {
+	for name, want := range map[string]bool{snponly: true, ipxeEFI: true, shimX64: true, grubX64: true, undionly: false, Autoexec: false, "": false} {
 		if got := LoadedByHTTP(name); got != want {
 			t.Errorf("%q: %v", name, got)
 		}
@@ -198,5 +218,50 @@ func TestAutoexecEndsSomewhere(t *testing.T) {
 	}
 	if !strings.Contains(s, "iseq ${attempt} 5 && exit 1") {
 		t.Error("autoexec never gives up")
+	}
+}
+
+func TestBootProgramPerFirmwareAndChoice(t *testing.T) {
+	type row [InVain + 2]string // by how many were loaded in vain
+	all := func(name string) row { return row{name, name, name, name, name} }
+	for _, c := range []struct {
+		fw   Firmware
+		l    swarm.Loader
+		want row
+	}{
+		{EFIx64, swarm.LoaderAuto, row{snponly, shimX64, shimX64, ipxeEFI, ipxeEFI}},
+		{EFIx64, swarm.LoaderIPXE, row{snponly, snponly, snponly, ipxeEFI, ipxeEFI}},
+		{EFIx64, swarm.LoaderSigned, all(shimX64)},
+		{BIOS, swarm.LoaderAuto, all(undionly)},
+		{BIOS, swarm.LoaderSigned, all(undionly)},
+		{EFIarm64, swarm.LoaderSigned, row{}},
+		{Unknown, swarm.LoaderAuto, row{}},
+	} {
+		for vain, want := range c.want {
+			if got, ok := Choose(c.fw, c.l, vain); got != want || ok != (want != "") {
+				t.Errorf("%s, %s, %d in vain: %q, want %q", c.fw, c.l, vain, got, want)
+			}
+		}
+	}
+}
+
+func TestNothingButProgramsIsListed(t *testing.T) {
+	all := folders{
+		fstest.MapFS{"README": {Data: []byte("x")}, undionly: {Data: []byte("u")}, snponly: {Data: []byte("s")}, ipxeEFI: {Data: []byte("i")}},
+		fstest.MapFS{"README": {Data: []byte("x")}, shimX64: {Data: []byte("m")}, grubX64: {Data: []byte("g")}},
+	}
+	entries, err := fs.ReadDir(all, ".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	if diff := cmp.Diff(ProgramNames(), names); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if err := checkPrograms(all); err != nil {
+		t.Error(err)
 	}
 }

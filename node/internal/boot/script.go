@@ -17,7 +17,7 @@ type Facts struct {
 	Decision Decision // nil waits
 }
 
-// Decision is one of Agent, Installer, OwnDisk, Wait.
+// Decision is one of Agent, Installer, SanBoot, OwnDisk, Wait.
 type Decision interface{ decision() }
 
 // Agent starts the network-boot environment.
@@ -35,6 +35,12 @@ type Installer struct {
 	Args   []string
 }
 
+// SanBoot starts a disk on the network.
+type SanBoot struct {
+	URL       string // iscsi:…, RFC 4173
+	Initiator string // the machine's iSCSI name
+}
+
 // OwnDisk leaves the machine to the system on its own disk.
 type OwnDisk struct{}
 
@@ -46,6 +52,7 @@ type Wait struct {
 
 func (Agent) decision()     {}
 func (Installer) decision() {}
+func (SanBoot) decision()   {}
 func (OwnDisk) decision()   {}
 func (Wait) decision()      {}
 
@@ -68,6 +75,8 @@ func Script(f Facts) string {
 			body = start(f, "the agent", d)
 		case Installer:
 			body = start(f, "the installer of "+d.Name, Agent{d.Kernel, d.Initrd, d.Args})
+		case SanBoot:
+			body = sanBoot(f, d)
 		case OwnDisk:
 			body = ownDisk(f)
 		case Wait:
@@ -99,6 +108,11 @@ func (f Facts) Validate() error {
 			return fmt.Errorf("driver %q cannot stand in a script", d.Name)
 		}
 		a = Agent{d.Kernel, d.Initrd, d.Args}
+	case SanBoot:
+		if !strings.HasPrefix(d.URL, "iscsi:") || len(d.URL) > 255 || !isWord(d.URL) || !isWord(d.Initiator) {
+			return fmt.Errorf("disk on the network %q cannot stand in a script", d.URL)
+		}
+		return nil
 	default:
 		return nil
 	}
@@ -132,6 +146,13 @@ func start(f Facts, program string, a Agent) string {
 	return b.String()
 }
 
+// sanBoot starts a disk on the network, and leaves its description (iBFT) to the system on it. The machine's own disks keep their
+// numbers behind it.
+func sanBoot(f Facts, s SanBoot) string {
+	return fmt.Sprintf("echo offshoot: %s starts a disk on the network\nset initiator-iqn %s\nsanboot %s || goto failed\n:failed\n", who(f), s.Initiator, s.URL) +
+		"echo offshoot: the disk on the network could not be started, trying again\n" + again(f, DefaultWait)
+}
+
 // ownDisk leaves iPXE towards the local disk. On BIOS `exit` would do after a boot from ROM only where the firmware has the
 // disk next in its order, which many have not: sanboot starts the first disk's boot sector itself, and `exit` is what
 // remains. On EFI the firmware knows its own boot entries, and goes on to the next only if this one ended with an error:
@@ -150,16 +171,20 @@ func ownDisk(f Facts) string {
 	}
 }
 
-func wait(f Facts, w Wait) string {
-	every := w.Every
-	if every < time.Second {
-		every = DefaultWait
+// every is the pause between two questions.
+func (w Wait) every() time.Duration {
+	if w.Every < time.Second {
+		return DefaultWait
 	}
+	return w.Every
+}
+
+func wait(f Facts, w Wait) string {
 	reason := printable(w.Reason)
 	if reason == "" {
 		reason = "no reason given"
 	}
-	return fmt.Sprintf("echo offshoot: %s waits: %s\n", who(f), reason) + again(f, every)
+	return fmt.Sprintf("echo offshoot: %s waits: %s\n", who(f), reason) + again(f, w.every())
 }
 
 // again pauses and asks for the script anew. `chain --replace` ends this script first, so that hours of waiting do not

@@ -8,6 +8,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"offshoot/node/internal/boot"
+	"offshoot/swarm"
 )
 
 // Offer is an address that we keep for a machine between our OFFER and its REQUEST. It lives in memory only: when it is lost
@@ -32,11 +33,12 @@ type View struct {
 	Candidate   netip.Addr // an address reserved for this packet; invalid: none was needed, or none could be had
 	Trouble     string     // why none could be had
 	Exhausted   bool       // because none is left
-	Fetches     int        // boot programs named to this machine within the last minute, by TFTP or HTTP, without iPXE asking afterwards
-	NewNonce    string     // to use if a new boot begins with this packet
-	BootServer  bool       // of a proxy: the packet came to port 4011
-	From        uint16     // with BootServer: from this port
-	Begun       string     // of a proxy: the nonce of the boot that iPXE began a moment ago
+	Fetches     int        // boot programs named to this machine within the last hour, by TFTP or HTTP, without iPXE asking afterwards
+	Loader      swarm.Loader
+	NewNonce    string // to use if a new boot begins with this packet
+	BootServer  bool   // of a proxy: the packet came to port 4011
+	From        uint16 // with BootServer: from this port
+	Begun       string // of a proxy: the nonce of the boot that iPXE began a moment ago
 }
 
 // Plan is what to do about one packet: commit, forget, then send, in this order; a step that fails ends it.
@@ -66,9 +68,6 @@ type Destination struct {
 	// Frame sends to Addr in a frame made for the client's MAC: it has no address yet and cannot answer ARP.
 	Frame bool
 }
-
-// chainLoop is how many boot programs within a minute, without iPXE asking in between, are a loop.
-const chainLoop = 3
 
 // own is the binding that the machine may go on with. What an operator keeps for one machine goes before it, but not before
 // an address without an end: that is a node's own.
@@ -166,7 +165,7 @@ func servable(c Client, cfg *Config) string {
 		return ""
 	}
 	if c.Class.Firmware() {
-		if _, ok := program(c, boot.Program); !ok {
+		if _, ok := program(c, swarm.LoaderAuto, 0); !ok {
 			return fmt.Sprintf("there is no boot program for %s", c)
 		}
 	}
@@ -358,8 +357,8 @@ func (d decision) bind(addr netip.Addr) Plan {
 // runs inside the boot that started it, and never changes the nonce.
 func (d decision) nonce() string {
 	class := classOfBinding(d.c.Class)
-	// iPXE tries several times, with a new transaction each: one boot. Firmware's own nonce is told to nobody until iPXE
-	// carries it on, so a repeated DISCOVER may well change it.
+	// iPXE tries several times, with a new transaction each: one boot. What firmware was offered is told to nobody before its
+	// REQUEST, so a repeated DISCOVER may well change it.
 	if o := d.v.Offer; o != nil && o.Class == class && (class != ClassFirmware || d.c.Message == dhcpv4.MessageTypeRequest) {
 		return o.Nonce
 	}
@@ -434,6 +433,9 @@ func (d decision) inform() Plan {
 func (d decision) leaseTime() time.Duration {
 	switch d.c.Class {
 	case boot.PXE, boot.HTTPBoot:
+		if d.sendsSigned() {
+			return d.cfg.IPXELease // GRUB asks for none of its own, and may wait as long as iPXE
+		}
 		return d.cfg.FirmwareLease
 	case boot.IPXE:
 		return d.cfg.IPXELease

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"offshoot/node/internal/boot"
 	"offshoot/swarm"
 )
 
@@ -125,16 +126,26 @@ func (d *desk) remove(mac swarm.MAC) (netip.Addr, bool) {
 	return old.Addr, true
 }
 
-// fetchWindow is the time in which chainLoop boot programs are a loop.
-const fetchWindow = time.Minute
+// fetchWindow is how long a boot program that led to nothing is remembered: firmware with Secure Boot may try only once each
+// time when somebody has walked up to the machine and switched it on again.
+const fetchWindow = time.Hour
+
+// maxFetchers bounds of how many machines that is: anybody can invent MAC addresses, and a proxy gives none of its own away.
+const maxFetchers = 1 << 14
 
 // fetched notes that mac was sent to fetch its boot program.
 func (d *desk) fetched(now time.Time, mac swarm.MAC) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	recent := d.recent(now, mac)
-	if len(recent) >= chainLoop {
+	if len(recent) >= boot.InVain {
 		recent = recent[1:]
+	}
+	for other := range d.fetches {
+		if len(d.fetches) < maxFetchers {
+			break
+		}
+		delete(d.fetches, other) // whichever: it gets the usual program once more
 	}
 	d.fetches[mac] = append(recent, now)
 }

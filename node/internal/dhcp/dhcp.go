@@ -103,6 +103,9 @@ type Config struct {
 	// Hostname is the name of a machine, "" if it has none. May be nil.
 	Hostname func(swarm.MAC) string
 
+	// Loader is which boot programs the firmware of a machine gets. May be nil.
+	Loader func(swarm.MAC) swarm.Loader
+
 	// Mark is the user class of our own probes for foreign servers: they get no answer. Empty: none.
 	Mark string
 
@@ -203,6 +206,7 @@ const (
 	EventExhausted EventKind = "pool-exhausted" // no address left for the machine
 	EventConflict  EventKind = "address-in-use" // someone uses an address that we have not given to them
 	EventChainLoop EventKind = "boot-loop"      // the boot program starts but never reaches iPXE's DHCP request
+	EventRefused   EventKind = "secure-boot"    // the firmware seems to refuse what is not signed
 	EventCommit    EventKind = "not-committed"  // the ledger refused a binding
 )
 

@@ -46,7 +46,7 @@ func (d decision) direct(t dhcpv4.MessageType) Plan {
 			nonce = d.v.NewNonce
 		}
 	}
-	file, loop, err := d.bootFile(nonce)
+	file, err := d.bootFile(nonce)
 	if err != nil {
 		return silence("%v", err)
 	}
@@ -75,5 +75,5 @@ func (d decision) direct(t dhcpv4.MessageType) Plan {
 	} else {
 		plan.To.Relay = d.c.Relay // else a broadcast: we do not know the address that it will have
 	}
-	return d.looping(plan, loop)
+	return d.inVain(plan, t)
 }

@@ -260,3 +260,14 @@ func TestFloodOfBootsIsBounded(t *testing.T) {
 		t.Errorf("%d and %d are left", len(b.begun), len(b.last))
 	}
 }
+
+// TestProxySendsNothingThatIsSigned: shim would look for GRUB at the other server. Who asks why is told.
+func TestProxySendsNothingThatIsSigned(t *testing.T) {
+	p, client := read(t, "binl-efi-request")
+	for _, l := range []swarm.Loader{swarm.LoaderAuto, swarm.LoaderSigned} {
+		plan := Decide(day, p, client, View{Duty: Full, BootServer: true, NewNonce: nonce, Loader: l, Fetches: 1}, proxyConfig())
+		if plan.Answer != "ACK file=snponly.efi" || plan.Event != EventRefused || !strings.Contains(plan.Reason, "not served beside another DHCP server") {
+			t.Errorf("%s: %q, %q, %q", l, plan.Answer, plan.Event, plan.Reason)
+		}
+	}
+}

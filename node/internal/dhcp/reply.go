@@ -11,6 +11,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"offshoot/node/internal/boot"
+	"offshoot/swarm"
 )
 
 // pxeDiscoveryOff is option 43 for BIOS firmware: PXE_DISCOVERY_CONTROL (6) = 8, "use the boot file of this very answer and
@@ -22,7 +23,7 @@ const ipxeNoProxy = "\xb0\x01\x01"
 
 // grant builds an OFFER or ACK. An invalid addr means INFORM: no address and no times.
 func (d decision) grant(t dhcpv4.MessageType, addr netip.Addr, nonce string, lease time.Duration) Plan {
-	file, loop, err := d.bootFile(nonce)
+	file, err := d.bootFile(nonce)
 	if err != nil {
 		return silence("%v", err)
 	}
@@ -47,14 +48,29 @@ func (d decision) grant(t dhcpv4.MessageType, addr netip.Addr, nonce string, lea
 	if file != "" {
 		plan.Answer += " file=" + withoutNonce(file, nonce)
 	}
-	return d.looping(plan, loop)
+	return d.inVain(plan, t)
 }
 
-// looping says so if the program is another one than usual.
-func (d decision) looping(plan Plan, loop bool) Plan {
-	if loop {
+// inVain says what becomes of a machine whose firmware was sent to load programs that never asked for anything.
+func (d decision) inVain(plan Plan, t dhcpv4.MessageType) Plan {
+	signed, ok := boot.Signed(d.c.Firmware)
+	if !d.c.Class.Firmware() || d.v.Fetches == 0 || d.v.Loader == swarm.LoaderSigned && !d.cfg.Proxy {
+		return plan
+	}
+	usual, _ := boot.Program(d.c.Firmware)
+	switch name, _ := d.program(); {
+	case ok && name == signed:
+		plan.Event = EventRefused
+		plan.Reason = fmt.Sprintf("%s was sent, and iPXE never asked: Secure Boot, which refuses unsigned programs? Debian's signed shim is next", usual)
+	case name != usual:
 		plan.Event = EventChainLoop
-		plan.Reason = fmt.Sprintf("%d boot programs in a minute and iPXE never asked: another program", d.v.Fetches)
+		plan.Reason = fmt.Sprintf("%d boot programs in an hour and iPXE never asked: another program", d.v.Fetches)
+	case ok && d.cfg.Proxy:
+		plan.Event = EventRefused
+		plan.Reason = fmt.Sprintf("%s was sent, and iPXE never asked: Secure Boot? That is not served beside another DHCP server", usual)
+	}
+	if t != dhcpv4.MessageTypeAck { // said once for each exchange
+		plan.Event = ""
 	}
 	return plan
 }
@@ -161,20 +177,22 @@ func (d decision) addBoot(r *dhcpv4.DHCPv4, file string) {
 	}
 }
 
-// bootFile is what the client shall load next, "" for clients that load nothing. loop: it is not the usual program, because
-// that one seems to start itself again and again.
-func (d decision) bootFile(nonce string) (file string, loop bool, err error) {
+// sendsSigned tells whether the client is firmware that is sent to load a signed program.
+func (d decision) sendsSigned() bool {
+	signed, ok := boot.Signed(d.c.Firmware)
+	name, _ := d.program()
+	return ok && d.c.Class.Firmware() && name == signed
+}
+
+// bootFile is what the client shall load next, "" for clients that load nothing.
+func (d decision) bootFile(nonce string) (file string, err error) {
 	switch d.c.Class {
 	case boot.IPXE:
 		file = d.cfg.ScriptURL(nonce)
 	case boot.PXE, boot.HTTPBoot:
-		choose := boot.Program
-		if loop = d.v.Fetches >= chainLoop; loop {
-			choose = boot.Alternate
-		}
-		name, ok := program(d.c, choose)
+		name, ok := d.program()
 		if !ok {
-			return "", false, fmt.Errorf("there is no boot program for %s", d.c)
+			return "", fmt.Errorf("there is no boot program for %s", d.c)
 		}
 		file = name
 		if d.c.Class == boot.HTTPBoot {
@@ -183,15 +201,24 @@ func (d decision) bootFile(nonce string) (file string, loop bool, err error) {
 	}
 	// The library would cut it silently, and a cut address leads nowhere.
 	if len(file) > MaxFile {
-		return "", false, fmt.Errorf("boot file %s is longer than %d bytes", file, MaxFile)
+		return "", fmt.Errorf("boot file %s is longer than %d bytes", file, MaxFile)
 	}
-	return file, loop, nil
+	return file, nil
 }
 
-// program is what choose names for firmware, if it can load that: by HTTP come EFI programs only. For a BIOS that boots by
+// program is what the firmware shall load. Beside the server of others there is iPXE only: shim looks for GRUB at the server that the
+// other one's ACK names, if that names a file.
+func (d decision) program() (string, bool) {
+	if d.cfg.Proxy {
+		return program(d.c, swarm.LoaderIPXE, d.v.Fetches)
+	}
+	return program(d.c, d.v.Loader, d.v.Fetches)
+}
+
+// program is what boot.Choose names for firmware, if it can load that: by HTTP come EFI programs only. For a BIOS that boots by
 // HTTP (code 20 of option 93) there is none.
-func program(c Client, choose func(boot.Firmware) (string, bool)) (string, bool) {
-	name, ok := choose(c.Firmware)
+func program(c Client, l swarm.Loader, vain int) (string, bool) {
+	name, ok := boot.Choose(c.Firmware, l, vain)
 	if c.Class == boot.HTTPBoot && !boot.LoadedByHTTP(name) {
 		return "", false
 	}

@@ -316,6 +316,9 @@ func (s *Server) view(ctx context.Context, now time.Time, c Client, duty DutySta
 	if s.cfg.Hostname != nil {
 		v.Hostname = s.cfg.Hostname(c.MAC)
 	}
+	if s.cfg.Loader != nil {
+		v.Loader = s.cfg.Loader(c.MAC)
+	}
 	if a, ok := s.o.Ledger.Reserved(c.MAC); ok && s.cfg.usable(a) {
 		v.Reserved = a
 	}

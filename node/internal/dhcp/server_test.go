@@ -420,31 +420,6 @@ func TestChoosingAnotherServerFreesTheOffer(t *testing.T) {
 	})
 }
 
-func TestBootLoopGetsTheOtherProgram(t *testing.T) {
-	const byHTTP = "http://192.168.42.1:7480/boot/"
-	for name, c := range map[string]struct {
-		firmware mod
-		folder   string
-	}{"PXE": {pxe("\x00\x07"), ""}, "HTTP": {httpBoot("\x00\x10"), byHTTP}} {
-		t.Run(name, func(t *testing.T) {
-			withServer(t, nil, func(b *bench) {
-				for range chainLoop {
-					if got := b.lease(c.firmware).BootFileName; got != c.folder+"snponly.efi" {
-						t.Fatalf("boot program %s", got)
-					}
-				}
-				if got := b.lease(c.firmware).BootFileName; got != c.folder+"ipxe.efi" || !strings.Contains(b.eventKinds(), string(EventChainLoop)) {
-					t.Errorf("after %d fetches: %s, events %q", chainLoop, got, b.eventKinds())
-				}
-				b.lease(ipxe())
-				if got := b.lease(c.firmware).BootFileName; got != c.folder+"snponly.efi" {
-					t.Errorf("after iPXE: %s", got)
-				}
-			})
-		})
-	}
-}
-
 func TestGarbageIsTracedWithAReason(t *testing.T) {
 	withServer(t, nil, func(b *bench) {
 		b.link.in <- received{raw: []byte("hello")}

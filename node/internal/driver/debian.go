@@ -62,7 +62,7 @@ func (debian) Files(swarm.Profile) []string { return []string{"preseed.cfg", "ho
 func (debian) Args(d Data) []string {
 	args := []string{
 		"auto=true", "priority=critical", "url=" + d.URL + "/preseed.cfg", "interface=auto", "netcfg/dhcp_timeout=60", "netcfg/get_nameservers=" + d.Host(),
-		"hostname=" + d.Hostname, "domain=",
+		"hostname=" + d.Hostname, "domain=", "log_host=" + d.Host(),
 	}
 	for _, a := range d.Params.KernelArgs {
 		if strings.HasPrefix(a, "console=") {

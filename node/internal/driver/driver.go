@@ -38,10 +38,33 @@ type Driver interface {
 	Lint(file string, text []byte) error
 }
 
+// onISO is a driver whose installer can be booted straight out of an ISO image: a profile that names one need not name what is in it.
+type onISO interface {
+	// ISO says where in the image the files are that the installer boots, by their names in Boots.
+	ISO() map[string]string
+}
+
+// reposOf is a driver whose installer is told of package repositories in a list, each with several places.
+type reposOf interface{ Repos(d Data) []Repo }
+
+// family is a driver that shares its templates with others.
+type family interface {
+	// Family is the name of their folder.
+	Family() string
+}
+
 // drivers are all that there are.
 var drivers = map[string]Driver{
-	"image":  image{},
-	"debian": debian{},
+	"image":         image{},
+	"debian":        debian{},
+	"fedora":        fedora,
+	"centos-stream": centosStream,
+	"almalinux":     almalinux,
+	"rocky":         rocky,
+	"ubuntu":        ubuntu{},
+	"custom":        custom{},
+
+	swarm.DriverDiskless: diskless{},
 }
 
 // Names lists the drivers.
@@ -58,8 +81,8 @@ func Of(name string) (Driver, error) {
 
 // Agent says whether machines with this profile boot the agent, which writes an image: they have no installer.
 func Agent(p swarm.Profile) bool {
-	d, ok := drivers[p.Driver]
-	return ok && len(d.Boots()) == 0
+	_, ok := drivers[p.Driver].(image)
+	return ok
 }
 
 // Machine is what is known of the machine that a file is rendered for.
@@ -78,11 +101,20 @@ type Machine struct {
 type Data struct {
 	Machine
 	Params    Params // complete: what they leave open is filled in from the profile
+	Driver    string
 	Release   string
 	Arch      string
 	Binary    string            // SHA-256 of our program
 	Installer map[string]string // SHA-256 by name
+	Repos     []Repo            // that the installer takes packages from, for installers that are told so in a list
+	iso       map[string]string // paths in the ISO image, by name
 	port      uint16            // of HTTP
+}
+
+// Repo is a package repository.
+type Repo struct {
+	Name string
+	URLs []string // of the same content, on each node
 }
 
 // Node is the base of URLs on the node that serves the machine.
@@ -99,8 +131,37 @@ func (d Data) Others() (out []string) {
 func (d Data) base(n netip.Addr) string { return "http://" + netip.AddrPortFrom(n, d.port).String() }
 
 // Artifact is the URL of one of the files that the installer boots.
-func (d Data) Artifact(name string) string {
-	return d.Node() + "/artifact/" + d.Installer[name] + "/" + name
+func (d Data) Artifact(name string) string { return d.artifact(d.Nodes[0], name) }
+
+// artifact is the same on any node: a file of its own, or one in the ISO image.
+func (d Data) artifact(n netip.Addr, name string) string {
+	if digest, ok := d.Installer[name]; ok {
+		return d.base(n) + "/artifact/" + digest + "/" + name
+	}
+	return d.base(n) + "/iso/" + d.Installer[isoImage] + "/" + d.iso[name]
+}
+
+// isoImage is the name of an ISO image among what an installer boots.
+const isoImage = "iso"
+
+// Corners are the machine's own corner, URL, on every node: where one is gone, the next has the same files.
+func (d Data) Corners() (out []string) {
+	for _, n := range d.Nodes {
+		out = append(out, d.base(n)+strings.TrimPrefix(d.URL, d.Node()))
+	}
+	return out
+}
+
+// Hooks is a line of shell that makes the functions of templates/common known, from the first node that answers. An installer runs
+// it at every step: the node that it began with may be gone by the next.
+func (d Data) Hooks() string {
+	var words []string
+	for _, corner := range d.Corners() {
+		words = append(words, quote(corner+"/"+Hooks))
+	}
+	return "mkdir -p /tmp/offshoot; for url in " + strings.Join(words, " ") + "; do " +
+		"if command -v curl >/dev/null 2>&1; then curl -fsS --connect-timeout 5 -o /tmp/offshoot/new.sh \"$url\"; else wget -q -T 5 -O /tmp/offshoot/new.sh \"$url\"; fi && " +
+		"mv /tmp/offshoot/new.sh /tmp/offshoot/hooks.sh && break; done; . /tmp/offshoot/hooks.sh"
 }
 
 // Host is the address of the node alone.
@@ -146,9 +207,15 @@ func See(p swarm.Profile, m Machine, port uint16) (Data, error) {
 	if m.Disk != "" {
 		params.Disk = m.Disk
 	}
-	d := Data{Machine: m, Params: params, Release: p.Release, Arch: p.Arch, Binary: p.Binary, Installer: p.Installer, port: port}
+	d := Data{Machine: m, Params: params, Driver: p.Driver, Release: p.Release, Arch: p.Arch, Binary: p.Binary, Installer: p.Installer, port: port}
 	if d.Arch == "" {
 		d.Arch = DefaultArch
+	}
+	if drv, ok := drivers[p.Driver].(onISO); ok {
+		d.iso = drv.ISO()
+	}
+	if drv, ok := drivers[p.Driver].(reposOf); ok {
+		d.Repos = drv.Repos(d)
 	}
 	return d, nil
 }
@@ -156,6 +223,7 @@ func See(p swarm.Profile, m Machine, port uint16) (Data, error) {
 // Boot is what an installer's machine starts.
 type Boot struct {
 	Kernel, Initrd string // URLs
+	San            string // address of a disk on the network that is started instead
 	Args           []string
 }
 
@@ -165,7 +233,20 @@ func BootOf(p swarm.Profile, d Data) (Boot, error) {
 	if err != nil {
 		return Boot{}, err
 	}
-	return Boot{Kernel: d.Artifact("kernel"), Initrd: d.Artifact("initrd"), Args: drv.Args(d)}, nil
+	if drv, ok := drv.(sanBooter); ok {
+		if san := drv.San(d); san != "" {
+			return Boot{San: san}, nil
+		}
+	}
+	b := Boot{Kernel: d.Artifact("kernel"), Initrd: d.Artifact("initrd"), Args: drv.Args(d)}
+	if _, own := drv.(custom); own && p.Templates[Cmdline] != "" {
+		text, err := Render(p, d, Cmdline)
+		if err != nil {
+			return Boot{}, err
+		}
+		b.Args = strings.Fields(string(text))
+	}
+	return b, nil
 }
 
 // Check says what is wrong with a profile: its driver, what that boots, its parameters. It renders nothing; Lint does.
@@ -193,14 +274,12 @@ func Check(p swarm.Profile) error {
 			return fmt.Errorf("params: %s: driver %s does not do that; it knows %s", name, p.Driver, strings.Join(drv.Params(), ", "))
 		}
 	}
-	for _, name := range drv.Boots() {
-		if p.Installer[name] == "" {
-			return fmt.Errorf("installer: %s is missing: driver %s boots %s", name, p.Driver, strings.Join(drv.Boots(), ", "))
-		}
+	if err := checkInstaller(p, drv); err != nil {
+		return err
 	}
-	for name := range p.Installer {
-		if !slices.Contains(drv.Boots(), name) {
-			return fmt.Errorf("installer: driver %s boots no %q%s", p.Driver, clip(name), suggest(name, drv.Boots()))
+	for _, name := range params.Packages {
+		if _, groups := drv.(kickstart); !groups && strings.HasPrefix(name, "@") {
+			return fmt.Errorf("params: packages: %q is a group, which driver %s does not know", name, p.Driver)
 		}
 	}
 	for name := range p.Templates {
@@ -212,4 +291,32 @@ func Check(p swarm.Profile) error {
 		}
 	}
 	return drv.Check(p, params)
+}
+
+// checkInstaller says what is missing of what the installer boots, and what it does not boot.
+func checkInstaller(p swarm.Profile, drv Driver) error {
+	if _, ok := drv.(sanBooter); ok && len(p.Installer) == 0 {
+		return nil // its Check says whether that will do
+	}
+	boots, inISO := drv.Boots(), map[string]string{}
+	if drv, ok := drv.(onISO); ok {
+		if p.Installer[isoImage] != "" {
+			inISO = drv.ISO()
+		}
+		if !slices.Contains(boots, isoImage) {
+			boots = append(slices.Clone(boots), isoImage)
+			inISO[isoImage] = "" // it may be there
+		}
+	}
+	for _, name := range boots {
+		if _, there := inISO[name]; !there && p.Installer[name] == "" {
+			return fmt.Errorf("installer: %s is missing: driver %s boots %s", name, p.Driver, strings.Join(boots, ", "))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.Installer)) {
+		if !slices.Contains(boots, name) {
+			return fmt.Errorf("installer: driver %s boots no %q%s", p.Driver, clip(name), suggest(name, boots))
+		}
+	}
+	return nil
 }

@@ -150,7 +150,7 @@ func TestDocumentsAreReadStrictly(t *testing.T) {
 		"params:\n  packges: [a]":        `line 2: there is no "packges" in params; did you mean packages?`,
 		"params: {time-zone: Etc/UTC}":   "did you mean timezone?",
 		"params: {users: [{naem: a}]}":   `there is no "naem" in users; did you mean name?`,
-		"params: {zzz: 1}":               "there are: packages",
+		"params: {zzz: 1}":               "there are: flavour",
 		"driver: a\ndriver: b":           "driver",
 		"a: &a [1]\nb: *a":               `there is no "a"`,
 		"driver: &a debian\nrelease: *a": "say it again",
@@ -199,7 +199,7 @@ func TestProfilesThatCannotBeInstalledAreRefused(t *testing.T) {
 		"driver: debain":                  "did you mean debian?",
 		"driver: debian\nrelease: trixie": "installer: kernel is missing",
 		"driver: image":                   "name its file with --image",
-		"driver: image\nimage: " + digest("a") + "\nparams: {packages: [a]}": "packages: driver image does not do that",
+		"driver: image\nimage: " + digest("a") + "\nparams: {packages: [a]}": "packages: for an image that has cloud-init only",
 		debianHead + "arch: arm64":                                                    `arch: "arm64"`,
 		strings.Replace(debianHead, "trixie", "trixy", 1):                             "did you mean trixie?",
 		strings.Replace(debianHead, "kernel:", "kernle:", 1):                          "kernel is missing",
@@ -220,7 +220,7 @@ func TestProfilesThatCannotBeInstalledAreRefused(t *testing.T) {
 		debianHead + "params: {users: [{name: a, full_name: \"a:b\"}]}":               "full_name",
 		debianHead + "params: {users: [{name: a, password_hash: secret}]}":            "openssl passwd -6",
 		debianHead + "params: {pre: \"a\\r\\nb\"}":                                    "pre",
-		debianHead + "params: {installer_args: [" + strings.Repeat("a, ", 30) + "b]}": "gets 40 arguments, and it takes 32",
+		debianHead + "params: {installer_args: [" + strings.Repeat("a, ", 30) + "b]}": "gets 41 arguments, and it takes 32",
 	} {
 		p := of(t, yaml)
 		if err := Check(p); err == nil || !strings.Contains(err.Error(), want) {

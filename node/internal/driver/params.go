@@ -19,6 +19,9 @@ import (
 
 // Params say how a system is to be, in words that are the same for every driver. Zero values leave it to the driver.
 type Params struct {
+	Flavour       string   `yaml:"flavour,omitempty" json:"flavour,omitempty"`       // of the distribution, by the driver's words: server, minimal, …
+	CloudInit     bool     `yaml:"cloud_init,omitempty" json:"cloud_init,omitempty"` // the image has it, and is told the rest by it
+	Root          string   `yaml:"root,omitempty" json:"root,omitempty"`             // of a diskless machine
 	Packages      []string `yaml:"packages,omitempty" json:"packages,omitempty"`
 	Partitioning  string   `yaml:"partitioning,omitempty" json:"partitioning,omitempty"` // one of the Layout constants
 	LUKS          bool     `yaml:"luks,omitempty" json:"luks,omitempty"`
@@ -128,7 +131,7 @@ const (
 )
 
 var (
-	packageName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9+._:@/-]{0,127}$`)
+	packageName = regexp.MustCompile(`^(@\^?)?[a-zA-Z0-9][a-zA-Z0-9+._:@/-]{0,127}$`)
 	userName    = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
 	localeName  = regexp.MustCompile(`^[A-Za-z]{1,8}(_[A-Za-z]{2})?(\.[A-Za-z0-9-]{1,16})?(@[a-z]{1,16})?$`)
 	keymapName  = regexp.MustCompile(`^[a-z0-9_-]{1,32}$`)
@@ -156,7 +159,7 @@ func (p Params) check() error {
 		name, value, want string
 		is                *regexp.Regexp
 	}{
-		{"locale", p.Locale, "en_US.UTF-8", localeName}, {"keyboard", p.Keyboard, "us", keymapName},
+		{"flavour", p.Flavour, "server", keymapName}, {"locale", p.Locale, "en_US.UTF-8", localeName}, {"keyboard", p.Keyboard, "us", keymapName},
 		{"timezone", p.Timezone, "Europe/Berlin", zoneName}, {"mirror", p.Mirror, "debian: a repository as in offshoot mirror status", repoName},
 	} {
 		if w.value != "" && !w.is.MatchString(w.value) {

@@ -24,11 +24,14 @@ const Hooks = "offshoot.sh"
 // MaxFile bounds a rendered file, bytes.
 const MaxFile = 256 << 10
 
-// FilesOf lists what a machine with this profile can ask for.
+// FilesOf lists what a machine with this profile can ask for, or what the agent leaves on its disk.
 func FilesOf(p swarm.Profile) []string {
 	d, ok := drivers[p.Driver]
-	if !ok || len(d.Boots()) == 0 {
+	switch {
+	case !ok:
 		return nil
+	case Agent(p), p.Diskless():
+		return d.Files(p)
 	}
 	return append(d.Files(p), Hooks)
 }
@@ -62,6 +65,9 @@ func source(p swarm.Profile, file string) (string, error) {
 		return text, nil
 	}
 	folder := p.Driver
+	if shared, ok := drivers[p.Driver].(family); ok {
+		folder = shared.Family()
+	}
 	if file == Hooks {
 		folder = "common"
 	}
@@ -149,6 +155,7 @@ var funcs = template.FuncMap{
 	"shell":  quote,
 	"indent": func(n int, s string) string { return strings.ReplaceAll(s, "\n", "\n"+strings.Repeat(" ", n)) },
 	"add":    func(lists ...[]string) []string { return slices.Concat(lists...) },
+	"yaml":   quoteJSON,
 	"fail":   func(why string) (string, error) { return "", errors.New(why) },
 }
 

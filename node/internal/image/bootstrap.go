@@ -59,7 +59,7 @@ func (b *build) bootstrap(ctx context.Context) error {
 		"--essential-hook=" + filepath.Join(dir, "essential"),
 		"--customize-hook=" + filepath.Join(dir, "customize"),
 	}
-	for _, f := range []string{"boot.img", "core.img", "bootx64.efi"} {
+	for _, f := range []string{"boot.img", "core.img", "bootx64.efi", "grubx64.efi", "grub.cfg"} {
 		args = append(args, "--customize-hook=download /boot/.image/"+f+" "+filepath.Join(dir, "boot", f))
 	}
 	args = append(args, `--customize-hook=rm -r "$1/boot/.image"`, b.codename, filepath.Join(dir, "tree", "root"))
@@ -133,10 +133,20 @@ func (b *build) makeFilesystems(ctx context.Context) error {
 	if err := b.tool(ctx, "mkfs.vfat", "-F", "32", "-s", "1", "-n", "ESP", "-i", b.espID, esp); err != nil {
 		return err
 	}
-	if err := b.tool(ctx, "mmd", "-i", esp, "::/EFI", "::/EFI/BOOT"); err != nil {
+	return b.fillESP(ctx, esp)
+}
+
+// fillESP puts shim where firmware looks on any disk, GRUB where shim looks, and GRUB's first lines where the signed one looks.
+func (b *build) fillESP(ctx context.Context, esp string) error {
+	if err := b.tool(ctx, "mmd", "-i", esp, "::/EFI", "::/EFI/BOOT", "::/EFI/debian"); err != nil {
 		return err
 	}
-	return b.tool(ctx, "mcopy", "-i", esp, filepath.Join(dir, "boot", "bootx64.efi"), "::/EFI/BOOT/BOOTX64.EFI")
+	for _, f := range [][2]string{{"bootx64.efi", "BOOT/BOOTX64.EFI"}, {"grubx64.efi", "BOOT/grubx64.efi"}, {"grub.cfg", "debian/grub.cfg"}} {
+		if err := b.tool(ctx, "mcopy", "-i", esp, filepath.Join(b.scratch, "boot", f[0]), "::/EFI/"+f[1]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // runInside runs a command as the owner of the tree.

@@ -46,8 +46,8 @@ const (
 	rootOffset   = espOffset + espSize
 )
 
-// Build makes a bootable golden image: GPT, started by BIOS and by UEFI, with an ext4 root that grows to its disk on first
-// boot, sshd, no host keys, no machine id, a locked root password and no network manager. The output appears whole or not at
+// Build makes a bootable golden image: GPT, started by BIOS and by UEFI, with or without Secure Boot, with an ext4 root that grows to
+// its disk on first boot, sshd, no host keys, no machine id, a locked root password and no network manager. The output appears whole or not at
 // all; when ctx ends, children are killed, scratch is removed and ctx's error is returned.
 func Build(ctx context.Context, o Options) error {
 	b, err := newBuild(o)
@@ -139,7 +139,7 @@ func codename(release string) (string, error) {
 func basePackages(codename string) []string {
 	p := []string{
 		"systemd-sysv", "udev", "dbus", "libpam-systemd", "openssh-server", "iproute2", "iputils-ping", "ca-certificates",
-		"e2fsprogs", "kmod", "procps", "initramfs-tools", "zstd", "grub-pc-bin", "grub-efi-amd64-bin",
+		"e2fsprogs", "kmod", "procps", "initramfs-tools", "zstd", "grub-pc-bin", "grub-efi-amd64-signed", "shim-signed",
 	}
 	if codename != "bookworm" { // until Debian 12 it is part of package systemd
 		p = append(p, "systemd-repart")

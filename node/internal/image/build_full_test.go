@@ -67,18 +67,29 @@ func TestGoldenImage(t *testing.T) {
 	img := built(t)
 	t.Run("BIOS", func(t *testing.T) { bootAndGrow(t, written(t, img)) })
 	t.Run("UEFI", func(t *testing.T) {
-		const code, vars = "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"
-		data, err := os.ReadFile(vars)
-		if err != nil {
-			skip(t, "OVMF: "+err.Error())
-		}
-		own := filepath.Join(t.TempDir(), "vars.fd")
-		if err := os.WriteFile(own, data, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		bootAndGrow(t, written(t, img), "-drive", "if=pflash,format=raw,readonly=on,file="+code, "-drive", "if=pflash,format=raw,file="+own)
+		bootAndGrow(t, written(t, img), ovmf(t, "OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd")...)
+	})
+	// The variables hold Microsoft's keys, and Secure Boot is on.
+	t.Run("Secure Boot", func(t *testing.T) {
+		secure := []string{"-machine", "smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on"}
+		bootAndGrow(t, written(t, img), append(secure, ovmf(t, "OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd")...)...)
 	})
 	t.Run("nothing is in it that machines must not share", func(t *testing.T) { nothingShared(t, img) })
+}
+
+// ovmf is QEMU's options for this firmware, with variables of its own.
+func ovmf(t *testing.T, code, vars string) []string {
+	t.Helper()
+	const dir = "/usr/share/OVMF/"
+	data, err := os.ReadFile(dir + vars)
+	if err != nil {
+		skip(t, "OVMF: "+err.Error())
+	}
+	own := filepath.Join(t.TempDir(), "vars.fd")
+	if err := os.WriteFile(own, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return []string{"-drive", "if=pflash,format=raw,unit=0,readonly=on,file=" + dir + code, "-drive", "if=pflash,format=raw,unit=1,file=" + own}
 }
 
 // bootAndGrow boots a disk until it asks for a login, and looks at the disk from outside then. Always by emulation: a /dev/kvm

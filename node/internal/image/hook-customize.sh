@@ -6,15 +6,19 @@ boot=$root/boot/.image
 mkdir -p "$boot"
 
 # --- boot programs -------------------------------------------------------------------------------------------------------
-# Everything GRUB needs is linked in, so that it depends on no file but its menu.
+# BIOS: everything GRUB needs is linked in, so that it depends on no file but its menu.
 cat >"$boot/early.cfg" <<'END'
 search.fs_uuid {{.RootUUID}} root
 set prefix=($root)/boot/grub
 END
 modules='part_gpt part_msdos ext2 fat search search_fs_uuid normal linux echo test configfile ls cat reboot halt all_video gfxterm'
 chroot "$root" grub-mkimage -O i386-pc -p /boot/grub -c /boot/.image/early.cfg -o /boot/.image/core.img biosdisk $modules
-chroot "$root" grub-mkimage -O x86_64-efi -p /boot/grub -c /boot/.image/early.cfg -o /boot/.image/bootx64.efi efi_gop efi_uga $modules
 cp "$root/usr/lib/grub/i386-pc/boot.img" "$boot/boot.img"
+# UEFI: Debian's signed pair, so that firmware with Secure Boot starts it too. The signed GRUB looks for its configuration in
+# EFI/debian of the partition that it came from, and nowhere else.
+cp "$root/usr/lib/shim/shimx64.efi.signed" "$boot/bootx64.efi"
+cp "$root/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed" "$boot/grubx64.efi"
+{ cat "$boot/early.cfg"; echo 'configfile $prefix/grub.cfg'; } >"$boot/grub.cfg"
 chmod 0644 "$boot"/*
 cat >"$root/boot/grub/grub.cfg" <<'END'
 # Written once by offshoot. /vmlinuz and /initrd.img are links that Debian keeps on the newest kernel.
@@ -30,8 +34,9 @@ menuentry "Debian (previous kernel)" {
 	initrd /initrd.img.old
 }
 END
-# The boot programs' packages have done their work; update-grub would write a second menu.
-chroot "$root" apt-get -y -q purge --autoremove grub-pc-bin grub-efi-amd64-bin grub-common
+# The boot programs' packages have done their work; update-grub would write a second menu. The signed GRUB's says that it is essential,
+# lest anybody removes what starts the machine; here that lies on the ESP.
+chroot "$root" apt-get -y -q --allow-remove-essential purge --autoremove grub-pc-bin grub-efi-amd64-signed shim-signed grub-common
 
 # --- first boot ----------------------------------------------------------------------------------------------------------
 mkdir -p "$root/etc/repart.d"

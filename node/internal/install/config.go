@@ -23,16 +23,18 @@ const (
 
 // Config is what one machine needs to install itself; served once per attempt by the node that holds duty.
 type Config struct {
-	Install  string   `json:"install"`             // id of this arming; every event carries it
-	Machine  string   `json:"machine"`             // MAC of the boot NIC, canonical form
-	Hostname string   `json:"hostname"`            // RFC 1123, with or without domain
-	Image    Image    `json:"image,omitzero"`      // none: another installer brings the system
-	Disk     string   `json:"disk,omitempty"`      // see ParseSelector; "" is the only disk that is not removable
-	Wipe     bool     `json:"wipe,omitempty"`      // overwrite a disk that holds foreign data
-	RootHash string   `json:"root_hash,omitempty"` // crypt(5) hash for root; "" leaves the image's own
-	SSHKeys  []string `json:"ssh_keys,omitempty"`  // lines of authorized_keys for root
-	Binary   string   `json:"binary"`              // SHA-256 in hex that /usr/local/bin/offshoot must have
-	Join     Join     `json:"join"`                // written to /var/lib/offshoot/join.json as it is
+	Install  string `json:"install"`        // id of this arming; every event carries it
+	Machine  string `json:"machine"`        // MAC of the boot NIC, canonical form
+	Hostname string `json:"hostname"`       // RFC 1123, with or without domain
+	Image    Image  `json:"image,omitzero"` // none: another installer brings the system
+	Disk     string `json:"disk,omitempty"` // see ParseSelector; "" is the only disk that is not removable
+	Wipe     bool   `json:"wipe,omitempty"` // overwrite a disk that holds foreign data
+	// CloudInit are files for cloud-init's datasource NoCloud, by name; none for an image that has no cloud-init.
+	CloudInit map[string]string `json:"cloud_init,omitempty"`
+	RootHash  string            `json:"root_hash,omitempty"` // crypt(5) hash for root; "" leaves the image's own
+	SSHKeys   []string          `json:"ssh_keys,omitempty"`  // lines of authorized_keys for root
+	Binary    string            `json:"binary"`              // SHA-256 in hex that /usr/local/bin/offshoot must have
+	Join      Join              `json:"join"`                // written to /var/lib/offshoot/join.json as it is
 }
 
 // Formats that an image may be stored in.

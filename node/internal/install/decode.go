@@ -138,6 +138,9 @@ func (c Config) Validate() error {
 	if _, err := ParseSelector(c.Disk); err != nil {
 		return fmt.Errorf("disk: %w", err)
 	}
+	if err := c.checkCloudInit(); err != nil {
+		return err
+	}
 	if c.RootHash != "" && !cryptHash.MatchString(c.RootHash) {
 		return errors.New("root_hash: not a crypt(5) hash of the form $id$…, nor \"*\" or \"!\"")
 	}
@@ -157,6 +160,23 @@ func (c Config) Validate() error {
 	}
 	if c.Join.MAC != c.Machine {
 		return fmt.Errorf("join.mac: %s is not the machine %s", c.Join.MAC, c.Machine)
+	}
+	return nil
+}
+
+// maxCloudInit bounds the files for cloud-init, bytes.
+const maxCloudInit = 96 << 10
+
+func (c Config) checkCloudInit() error {
+	size := 0
+	for name, text := range c.CloudInit {
+		if !slices.Contains([]string{"user-data", "meta-data"}, name) {
+			return fmt.Errorf("cloud_init: %q is no file of NoCloud that we leave", clip(name))
+		}
+		size += len(text)
+	}
+	if size > maxCloudInit {
+		return fmt.Errorf("cloud_init: %d bytes, want at most %d", size, maxCloudInit)
 	}
 	return nil
 }

@@ -474,7 +474,10 @@ func TestServerThatBringsNothingIsGivenUp(t *testing.T) {
 	for name, answer := range map[string]func(rw http.ResponseWriter, r *http.Request) bool{
 		"busy":      func(rw http.ResponseWriter, _ *http.Request) bool { rw.WriteHeader(503); return true },
 		"forbidden": func(rw http.ResponseWriter, _ *http.Request) bool { rw.WriteHeader(403); return true },
-		"circles":   func(rw http.ResponseWriter, r *http.Request) bool { http.Redirect(rw, r, r.URL.Path, 302); return true },
+		"circles": func(rw http.ResponseWriter, r *http.Request) bool {
+			http.Redirect(rw, r, r.URL.Path, http.StatusFound)
+			return true
+		},
 		"for ever": func(rw http.ResponseWriter, _ *http.Request) bool {
 			_, _ = io.CopyN(rw, zeros{}, 2*maxList)
 			return true

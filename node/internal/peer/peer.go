@@ -57,6 +57,8 @@ type Service interface {
 	Pulse() ([]byte, error)
 	// Traces are what this node remembers of a machine's packets and requests.
 	Traces(mac swarm.MAC) []status.Trace
+	// Log is what this node remembers of a machine's syslog.
+	Log(mac swarm.MAC) []status.LogLine
 }
 
 // Errors that keep their meaning across the wire.
@@ -123,13 +125,8 @@ func Handler(s Service, who func(tls.ConnectionState) (swarm.NodeID, error), art
 		return s.ReplaceAuthority(ctx, from, r)
 	})
 	route("GET /v1/pulse", func(context.Context, swarm.NodeID, *http.Request, []byte) ([]byte, error) { return s.Pulse() })
-	route("GET /v1/traces/{mac}", func(_ context.Context, _ swarm.NodeID, r *http.Request, _ []byte) ([]byte, error) {
-		mac, err := swarm.ParseMAC(r.PathValue("mac"))
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrRefused, err)
-		}
-		return json.Marshal(s.Traces(mac))
-	})
+	route("GET /v1/traces/{mac}", onMachine(func(mac swarm.MAC) any { return s.Traces(mac) }))
+	route("GET /v1/log/{mac}", onMachine(func(mac swarm.MAC) any { return s.Log(mac) }))
 	route("POST /v1/deliver", func(ctx context.Context, from swarm.NodeID, _ *http.Request, body []byte) ([]byte, error) {
 		var d delivery
 		if err := json.Unmarshal(body, &d); err != nil {
@@ -146,6 +143,17 @@ func Handler(s Service, who func(tls.ConnectionState) (swarm.NodeID, error), art
 		artifacts.ServeHTTP(w, r)
 	})
 	return mux
+}
+
+// onMachine answers what is remembered of one machine.
+func onMachine(recall func(swarm.MAC) any) func(context.Context, swarm.NodeID, *http.Request, []byte) ([]byte, error) {
+	return func(_ context.Context, _ swarm.NodeID, r *http.Request, _ []byte) ([]byte, error) {
+		mac, err := swarm.ParseMAC(r.PathValue("mac"))
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+		}
+		return json.Marshal(recall(mac))
+	}
 }
 
 // feed streams until the caller goes away: it has no answer that could be bounded.
@@ -376,11 +384,19 @@ func (c *Client) Deliver(ctx context.Context, addr, segment string, term uint64,
 
 // Traces asks what a node remembers of a machine.
 func (c *Client) Traces(ctx context.Context, addr string, mac swarm.MAC) ([]status.Trace, error) {
-	data, err := c.call(ctx, addr, "GET", "/v1/traces/"+string(mac), nil)
+	return recall[status.Trace](ctx, c, addr, "/v1/traces/"+string(mac))
+}
+
+// Log asks what a node remembers of a machine's syslog.
+func (c *Client) Log(ctx context.Context, addr string, mac swarm.MAC) ([]status.LogLine, error) {
+	return recall[status.LogLine](ctx, c, addr, "/v1/log/"+string(mac))
+}
+
+func recall[T any](ctx context.Context, c *Client, addr, path string) (out []T, err error) {
+	data, err := c.call(ctx, addr, "GET", path, nil)
 	if err != nil {
 		return nil, err
 	}
-	var out []status.Trace
 	err = json.Unmarshal(data, &out)
 	return out, err
 }

@@ -75,6 +75,10 @@ func (f *far) Deliver(_ context.Context, from swarm.NodeID, segment string, term
 	return err
 }
 func (f *far) Pulse() ([]byte, error) { return f.note("pulse") }
+func (f *far) Log(mac swarm.MAC) []status.LogLine {
+	return []status.LogLine{{Seq: 7, Text: "of " + string(mac)}}
+}
+
 func (f *far) Traces(mac swarm.MAC) []status.Trace {
 	_, _ = f.note("traces %s", mac)
 	return []status.Trace{{MAC: string(mac), What: "DISCOVER"}}
@@ -145,6 +149,9 @@ func TestEveryCallArrivesWithItsVerifiedCaller(t *testing.T) {
 		t.Fatal(err)
 	}
 	answered(io.ReadAll(feed))
+	if lines, err := c.Log(ctx, "node", "52:54:00:00:00:01"); err != nil || len(lines) != 1 || lines[0].Seq != 7 || lines[0].Text != "of 52:54:00:00:00:01" {
+		t.Errorf("log: %+v, %v", lines, err)
+	}
 	traces, err := c.Traces(ctx, "node", "52:54:00:00:00:01")
 	if err != nil || len(traces) != 1 || traces[0].What != "DISCOVER" {
 		t.Errorf("traces %v, %v", traces, err)

@@ -55,6 +55,12 @@ func installer(view swarm.View, m swarm.Machine, p swarm.Profile, at Place) (boo
 		why := fmt.Sprintf("profile %s: %v", p.Name, err)
 		return boot.Wait{Reason: why}, "wait, " + why
 	}
+	if b.San != "" {
+		return boot.SanBoot{URL: b.San, Initiator: d.Initiator()}, "a disk on the network, by profile " + p.Name
+	}
+	if p.Diskless() {
+		return boot.Installer{Name: p.Driver, Kernel: b.Kernel, Initrd: b.Initrd, Args: b.Args}, "a system with its root on the network, by profile " + p.Name
+	}
 	return boot.Installer{Name: p.Driver, Kernel: b.Kernel, Initrd: b.Initrd, Args: b.Args}, "the installer of " + p.Driver + " " + p.Release + ", for profile " + p.Name
 }
 
@@ -66,7 +72,12 @@ type File struct{ Name, Text string }
 func Preview(view swarm.View, m swarm.Machine, p swarm.Profile, at Place) ([]File, error) {
 	decision, _ := program(view, m, p, at)
 	facts := boot.Facts{MAC: m.MAC, Hostname: m.Name, Self: URL(at.Self, at.Lease.Nonce), Decision: decision}
-	out := []File{{"boot.ipxe", boot.Script(facts)}}
+	files, err := renderAll(view, m, p, at)
+	return append([]File{{"boot.ipxe", boot.Script(facts)}}, files...), err
+}
+
+// renderAll is every file of a profile, as one machine gets it.
+func renderAll(view swarm.View, m swarm.Machine, p swarm.Profile, at Place) (out []File, err error) {
 	d, err := See(view, m, p, at)
 	if err != nil {
 		return nil, err
@@ -77,6 +88,25 @@ func Preview(view swarm.View, m swarm.Machine, p swarm.Profile, at Place) ([]Fil
 			return nil, err
 		}
 		out = append(out, File{name, string(text)})
+	}
+	return out, nil
+}
+
+// cloudInit is what the agent leaves for cloud-init in an image that has it.
+func (s *Server) cloudInit(v visit, p swarm.Profile) (map[string]string, error) {
+	if !driver.Agent(p) {
+		return nil, nil
+	}
+	files, err := renderAll(s.o.View(), v.machine, p, s.place(v))
+	if err != nil {
+		return nil, refuse(http.StatusForbidden, "profile %s: %v", p.Name, err)
+	}
+	var out map[string]string
+	for _, f := range files {
+		if out == nil {
+			out = map[string]string{}
+		}
+		out[f.Name] = f.Text
 	}
 	return out, nil
 }

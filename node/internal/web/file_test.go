@@ -129,3 +129,49 @@ func TestPreviewIsWhatTheMachineGets(t *testing.T) {
 		}
 	}
 }
+
+// TestConfigCarriesWhatCloudInitIsTold: the agent leaves it on the disk, since nobody serves it when the system first starts.
+func TestConfigCarriesWhatCloudInitIsTold(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	p, _ := h.state.View().Profile("p")
+	p.Params = json.RawMessage(`{"cloud_init":true,"packages":["vim"]}`)
+	h.must(swarm.PutProfile{Profile: p})
+	h.arm()
+	cfg := h.config()
+	if !strings.Contains(cfg.CloudInit["user-data"], "packages: [\"vim\"]\n") || !strings.Contains(cfg.CloudInit["meta-data"], "instance-id: "+cfg.Install+"\n") {
+		t.Errorf("cloud-init is told %q", cfg.CloudInit)
+	}
+	p.Params = nil
+	h.must(swarm.PutProfile{Profile: p})
+	if cfg = h.config(); cfg.CloudInit != nil {
+		t.Errorf("an image without cloud-init is given %q", cfg.CloudInit)
+	}
+}
+
+// TestDisklessMachineGetsNoConfig: G5 for machines that are never installed, also if a wish to install them is in the ledger.
+func TestDisklessMachineGetsNoConfig(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	p, _ := h.state.View().Profile("p")
+	p.Name, p.Driver, p.Image = "thin", swarm.DriverDiskless, ""
+	p.Params, p.Installer = json.RawMessage(`{"root":"nfs:192.168.42.5:/srv"}`), map[string]string{"kernel": kernel, "initrd": initrd}
+	h.must(swarm.PutProfile{Profile: p})
+	h.must(swarm.ArmMachine{MAC: mac1, Profile: "thin", Wipe: true})
+	h.script("kernel --name vmlinuz http://192.168.42.1:7480/artifact/"+kernel+"/kernel", "root=/dev/nfs nfsroot=192.168.42.5:/srv")
+	for range 2 {
+		h.want(h.ask(request{path: "/b/" + nonce1 + "/install"}), http.StatusForbidden, "arm it with")
+		h.want(h.file(driver.Hooks), http.StatusForbidden)
+	}
+	if len(h.minted) != 0 || h.machine().State != swarm.MachineNetboot {
+		t.Errorf("%d tickets, the machine is %s", len(h.minted), h.machine().State)
+	}
+}
+
+// TestStage2HasATreeOfItsOwn: Anaconda asks for images/install.img below the URL that it is given, after .treeinfo.
+func TestStage2HasATreeOfItsOwn(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	h.want(h.ask(request{path: "/artifact/" + image + "/tree/images/install.img"}), http.StatusOK)
+	h.want(h.ask(request{path: "/artifact/" + image + "/tree/.treeinfo"}), http.StatusNotFound)
+}

@@ -62,6 +62,7 @@ type house struct {
 	neighbour swarm.MAC
 	sent      map[string]int64 // bytes by digest
 	noted     chan struct{}    // a token for each note on a timeline
+	learned   chan struct{}    // and for each machine that was seen to need something
 }
 
 func newHouse(t *testing.T) *house {
@@ -80,7 +81,7 @@ func newHouse(t *testing.T) *house {
 // emptyHouse knows no machine.
 func emptyHouse(t *testing.T, mode swarm.Mode) *house {
 	t.Helper()
-	h := &house{t: t, state: swarm.NewState(), now: day, duty: true, sent: map[string]int64{}, noted: make(chan struct{}, 100)}
+	h := &house{t: t, state: swarm.NewState(), now: day, duty: true, sent: map[string]int64{}, noted: make(chan struct{}, 100), learned: make(chan struct{}, 100)}
 	h.must(swarm.Found{
 		Settings: swarm.Settings{Swarm: "5eed", Pin: "sha256:" + strings.Repeat("ee", 32), Range: netip.MustParsePrefix("10.42.0.0/16"), Voters: 5, Profile: "p"},
 		Node:     swarm.Node{ID: seedID, Name: "seed", Ephemeral: true, Ports: []swarm.Port{{Name: "lan0", MAC: "02:00:00:00:00:01", Link: true}}},
@@ -95,7 +96,7 @@ func emptyHouse(t *testing.T, mode swarm.Mode) *house {
 	h.handler = New(Options{
 		View: h.state.View, Propose: h.propose,
 		OnDuty:    func(segment string) bool { return h.duty && segment == "s1" },
-		Programs:  fstest.MapFS{"snponly.efi": {Data: snponly}, "ipxe.efi": {Data: snponly}, "undionly.kpxe": {Data: snponly}},
+		Programs:  fstest.MapFS{"snponly.efi": {Data: snponly}, "ipxe.efi": {Data: snponly}, "undionly.kpxe": {Data: snponly}, "shimx64.efi": {Data: snponly}, "grubx64.efi": {Data: snponly}},
 		Artifact:  artifact,
 		Sent:      func(digest string, n int64) { h.mu.Lock(); defer h.mu.Unlock(); h.sent[digest] += n },
 		Mint:      h.mint,
@@ -136,8 +137,11 @@ func (h *house) propose(_ context.Context, op swarm.Op) (swarm.Result, error) {
 	h.commands++
 	h.ops = append(h.ops, op)
 	result := h.state.Apply(swarm.Command{ID: fmt.Sprintf("c%d", h.commands), Time: h.now, By: seedID, Op: op})
-	if _, note := op.(swarm.Note); note {
+	switch op.(type) {
+	case swarm.Note:
 		h.noted <- struct{}{}
+	case swarm.LearnLoader:
+		h.learned <- struct{}{}
 	}
 	return result, nil
 }

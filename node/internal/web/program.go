@@ -28,7 +28,7 @@ func ProgramURL(self netip.Addr, name string) string {
 func (s *Server) program(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
 	data, err := s.programFile(r, name)
-	mac := s.leaseholder(r)
+	mac := s.leaseholder(r).MAC
 	if err != nil {
 		s.o.Trace(mac, r.Method+" boot program", "", "404: "+err.Error()) // a name of its choice only within this sentence
 		http.Error(w, err.Error(), http.StatusNotFound)
@@ -62,11 +62,11 @@ func (s *Server) programFile(r *http.Request, name string) ([]byte, error) {
 	return fs.ReadFile(s.o.Programs, name)
 }
 
-// leaseholder is the machine that has the address of whoever asks, "" if nobody has it.
-func (s *Server) leaseholder(r *http.Request) swarm.MAC {
+// leaseholder is the lease of the address of whoever asks; without a MAC if nobody has it.
+func (s *Server) leaseholder(r *http.Request) swarm.Lease {
 	from, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
-		return ""
+		return swarm.Lease{}
 	}
 	view, addr := s.o.View(), from.Addr().Unmap()
 	for _, segment := range view.Segments() {
@@ -74,8 +74,8 @@ func (s *Server) leaseholder(r *http.Request) swarm.MAC {
 			continue
 		}
 		if lease, ok := view.Lease(segment.ID, addr); ok {
-			return lease.MAC
+			return lease
 		}
 	}
-	return ""
+	return swarm.Lease{}
 }

@@ -95,14 +95,16 @@ func URL(self netip.Addr, nonce string) string {
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+programs+"{name}", s.program) // HEAD too
+	s.handleGRUB(mux)
 	mux.HandleFunc("GET /b/{nonce}/boot.ipxe", s.script)
 	mux.HandleFunc("GET /b/{nonce}/install", s.config)
 	mux.HandleFunc("GET /b/{nonce}/{file}", s.file)
 	mux.HandleFunc("POST /b/{nonce}/event", s.event)
 	mux.HandleFunc("POST /b/{nonce}/exchange", s.exchange)
-	mux.HandleFunc("GET /artifact/{digest}/{name}", s.artifact) // HEAD too
+	mux.HandleFunc("GET /artifact/{digest}/{name}", s.artifact)                  // HEAD too
+	mux.HandleFunc("GET /artifact/{digest}/tree/images/install.img", s.artifact) // what Anaconda makes of a folder's URL
 	mux.HandleFunc("GET /iso/{digest}/{path...}", s.fromISO)
-	return mux
+	return single(mux)
 }
 
 // visit is a request of a machine whose nonce was good.
@@ -127,19 +129,25 @@ func refuse(code int, format string, args ...any) error {
 
 // admit finds the lease behind a request, and refuses who is not its owner.
 func (s *Server) admit(r *http.Request) (visit, error) {
-	v := visit{now: s.o.Now()}
-	lease, err := s.leaseOf(r, v.now)
+	lease, err := s.leaseOf(r, s.o.Now())
 	if lease.MAC == "" && err == nil { // expired ones count: iPXE does not renew while it waits to be armed, and nobody else has the address yet
 		err = refuse(http.StatusNotFound, "no lease with this boot nonce: boot from the network again")
 	}
+	v, why := s.visit(r, lease)
+	if err == nil {
+		err = why
+	}
+	return v, err
+}
+
+// visit checks that a request comes from the machine that has a lease.
+func (s *Server) visit(r *http.Request, lease swarm.Lease) (visit, error) {
 	machine, known := s.o.View().Machine(lease.MAC)
-	v.lease, v.machine = lease, machine
-	if err == nil && !known {
-		err = refuse(http.StatusNotFound, "machine %s is not known", lease.MAC)
+	v := visit{now: s.o.Now(), lease: lease, machine: machine}
+	if !known {
+		return v, refuse(http.StatusNotFound, "machine %s is not known", lease.MAC)
 	}
-	if err != nil {
-		return v, err
-	}
+	var err error
 	if v.self, err = asked(r); err != nil {
 		return v, refuse(http.StatusInternalServerError, "%v", err)
 	}
@@ -193,17 +201,22 @@ func (s *Server) script(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, v, err)
 		return
 	}
+	facts, answer := s.facts(v)
+	s.o.Trace(v.machine.MAC, what(r), answer, "")
+	plain(w, boot.Script(facts))
+}
+
+// facts are what the machine boots, which goes into its diary when it is new.
+func (s *Server) facts(v visit) (boot.Facts, string) {
 	facts := boot.Facts{
 		MAC: v.machine.MAC, Hostname: v.machine.Name, Firmware: s.o.Firmware(v.machine.MAC), Self: URL(v.self, v.lease.Nonce),
 	}
 	var answer string
 	facts.Decision, answer = s.decide(v)
-	s.o.Trace(v.machine.MAC, what(r), answer, "")
 	if s.isNews(v, answer) {
 		s.note(v.machine.MAC, "boot", "boot script: "+answer)
 	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	_, _ = io.WriteString(w, boot.Script(facts)) // the machine has gone: nothing to be done
+	return facts, answer
 }
 
 // decide is the one place where a machine's state becomes what it boots. Only an armed machine, or one whose armed
@@ -216,7 +229,7 @@ func (s *Server) decide(v visit) (boot.Decision, string) {
 		return boot.OwnDisk{}, "its own disk"
 	case swarm.MachineHeld:
 		return boot.Wait{Reason: "held: " + m.Reason}, "wait, held: " + m.Reason
-	case swarm.MachineArmed, swarm.MachineInstalling:
+	case swarm.MachineArmed, swarm.MachineInstalling, swarm.MachineNetboot:
 	default:
 		why := fmt.Sprintf("not armed; on a node run: offshoot machine arm %s", m.MAC)
 		return boot.Wait{Reason: why}, "wait, not armed"
@@ -229,6 +242,10 @@ func (s *Server) decide(v visit) (boot.Decision, string) {
 	p, ok := s.o.View().Profile(m.Profile)
 	if !ok {
 		why := fmt.Sprintf("profile %q does not exist", m.Profile)
+		return boot.Wait{Reason: why}, "wait, " + why
+	}
+	if (m.State == swarm.MachineNetboot) != p.Diskless() {
+		why := fmt.Sprintf("it is %s, and the driver of profile %s is %s; on a node run: offshoot machine arm %s", m.State, p.Name, p.Driver, m.MAC)
 		return boot.Wait{Reason: why}, "wait, " + why
 	}
 	return program(s.o.View(), m, p, s.place(v))
@@ -324,6 +341,10 @@ func (s *Server) render(ctx context.Context, v visit) (install.Config, string, e
 	if err != nil {
 		return none, "", err
 	}
+	seed, err := s.cloudInit(v, p)
+	if err != nil {
+		return none, "", err
+	}
 	params, err := driver.ParamsOf(p)
 	if err != nil {
 		return none, "", refuse(http.StatusForbidden, "profile %s: %v", p.Name, err)
@@ -351,7 +372,7 @@ func (s *Server) render(ctx context.Context, v visit) (install.Config, string, e
 	}
 	return install.Config{
 		Install: m.Install, Machine: string(m.MAC), Hostname: m.Name, Image: image,
-		Disk: disk, Wipe: m.Wipe, RootHash: params.PasswordHash, SSHKeys: params.SSHKeys, Binary: p.Binary,
+		Disk: disk, Wipe: m.Wipe, CloudInit: seed, RootHash: params.PasswordHash, SSHKeys: params.SSHKeys, Binary: p.Binary,
 		Join: install.Join{
 			Foreign: segment.Foreign(),
 			Swarm:   settings.Swarm, Ticket: secret, Pin: settings.Pin, Endpoints: s.o.Endpoints(segment.ID, v.self),
