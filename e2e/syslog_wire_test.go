@@ -74,6 +74,10 @@ func TestInstallersAreHeardAndStalledMachinesAreNamed(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+	// Or it would be stalled again, on a machine that is busy, before anybody has looked.
+	if out, err := k.m1.Offshoot(ctx, "swarm", "set", "stall-after", "default"); err != nil {
+		t.Fatal(err, out)
+	}
 	k.follow(ctx, m2, mac)
 	if _, err := k.Until(ctx, k.m1, "m2 gets on", func(s status.Status) string {
 		for _, p := range s.Problems { // the small disk of m1 may be one

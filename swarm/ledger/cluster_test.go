@@ -283,10 +283,17 @@ func (c *cluster) voters(n int) []*testNode {
 		c.change(func() error { return nodes[0].Promote(c.ctx(), m.id) })
 		nodes = append(nodes, m)
 	}
-	for _, m := range nodes[1:] { // a voter that has not heard yet of another one would not vote for it
+	c.caughtUp(nodes)
+	return nodes
+}
+
+// caughtUp waits until all know what the first one, which leads, knows: a voter that has not heard yet of another one would not
+// vote for it.
+func (c *cluster) caughtUp(nodes []*testNode) {
+	c.t.Helper()
+	for _, m := range nodes[1:] {
 		c.change(func() error { return nodes[0].CaughtUp(c.ctx(), m.id) })
 	}
-	return nodes
 }
 
 func (c *cluster) leads(n *testNode) {

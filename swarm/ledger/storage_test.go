@@ -97,6 +97,7 @@ func (c *cluster) onDisks(n int) ([]*testNode, []*disk) {
 		}
 		nodes, disks = append(nodes, m), append(disks, d)
 	}
+	c.caughtUp(nodes)
 	return nodes, disks
 }
 
