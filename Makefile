@@ -86,7 +86,7 @@ test-metal-full: ## the metal tier, and machines through OVMF (UEFI): by PXE, by
 
 .PHONY: wire-tier
 wire-tier:
-	$(if $(call tagged,wire),$(GOTEST) -title wire -tags wire -p 1 -timeout 10m -count 1 $(call tagged,wire),@echo "no wire tests")
+	$(if $(call tagged,wire),$(GOTEST) -title wire -tags wire -p 1 -timeout 15m -count 1 $(call tagged,wire),@echo "no wire tests")
 
 .PHONY: metal-tier
 metal-tier:

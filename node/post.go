@@ -52,6 +52,7 @@ type post struct {
 	gone    chan struct{}      // everything is released
 	giving  bool
 	blocked atomic.Bool // nobody may serve the segment now
+	hushed  atomic.Bool // its guard says so: it counts before that is decided
 }
 
 // Run mans posts until ctx ends.
@@ -270,7 +271,7 @@ func (p *post) relayed() bool { return p.segment.Relayed() && p.port.Segment != 
 
 // standing is what the DHCP server may say now.
 func (p *post) standing() dhcp.DutyState {
-	if p.blocked.Load() {
+	if p.blocked.Load() || p.hushed.Load() {
 		return dhcp.None
 	}
 	switch p.fence.standing() {

@@ -70,9 +70,12 @@ func (o *outfit) guard(p *post) (task.Task, error) {
 	}), nil
 }
 
-// meet writes down how the segment is served beside these servers.
+// meet writes down how the segment is served beside these servers. Where it must not be served, that holds at once: a decision takes
+// as long as the disk of a busy node.
 func (o *outfit) meet(ctx context.Context, p *post, foreign []segment.Server) {
 	op := yield(p.now(), foreign)
+	_, blocks := op.(swarm.BlockSegment)
+	p.hushed.Store(blocks)
 	if op == nil {
 		return
 	}
