@@ -61,20 +61,13 @@ func (s *services) writeProfile(ctx context.Context) error {
 		}
 	}
 	have, ok := s.state.View().Profile(s.stocked.profile.Name)
-	if ok && sameProfile(have, s.stocked.profile) {
+	if ok && have.Equal(s.stocked.profile) {
 		return nil
 	}
 	if err := s.replica.decide(ctx, swarm.PutProfile{Profile: s.stocked.profile, Default: true}); err != nil {
 		return fmt.Errorf("write profile %s down: %w", s.stocked.profile.Name, err)
 	}
 	return nil
-}
-
-func sameProfile(a, b swarm.Profile) bool {
-	keys := slices.Equal(a.SSHKeys, b.SSHKeys)
-	x, errX := json.Marshal(a)
-	y, errY := json.Marshal(b)
-	return keys && errX == nil && errY == nil && string(x) == string(y)
 }
 
 // warmPause is the time between two attempts to fetch what is missing.

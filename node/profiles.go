@@ -2,6 +2,8 @@ package node
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -76,7 +78,16 @@ func (d *desk) Profile(name string) (status.Profile, bool, error) {
 
 // PutProfile checks a document as far as it can be checked without installing with it, and writes it down.
 func (d *desk) PutProfile(ctx context.Context, actor, name string, document []byte, how PutHow) error {
-	p, err := draft(d.s.state.View(), name, document, how)
+	view := d.s.state.View()
+	op := swarm.PutProfile{}
+	if how.Former != "" {
+		former, err := profileOf(view, name, how.Former)
+		if err != nil {
+			return api.Refused(err)
+		}
+		op.Instead = &former
+	}
+	p, err := draft(view, name, document, how)
 	if err == nil && p.Image != "" && p.Format == "" && !how.Check {
 		err = d.inspect(ctx, &p)
 	}
@@ -89,7 +100,22 @@ func (d *desk) PutProfile(ctx context.Context, actor, name string, document []by
 	if how.Check {
 		return nil
 	}
-	return d.decide(ctx, actor, swarm.PutProfile{Profile: p})
+	op.Profile = p
+	return d.decide(ctx, actor, op)
+}
+
+// profileOf finds the profile whose document has this SHA-256.
+func profileOf(view swarm.View, name, sum string) (swarm.Profile, error) {
+	p, _ := view.Profile(name)
+	doc, err := driver.DocumentOf(p)
+	if err != nil {
+		return p, err
+	}
+	text, err := doc.YAML()
+	if now := sha256.Sum256(text); err == nil && sum != hex.EncodeToString(now[:]) {
+		err = fmt.Errorf("profile %s was changed by somebody else since you read it: look at it (offshoot profile show %s) and change it again", name, name)
+	}
+	return p, err
 }
 
 // draft makes a profile of a document. What the document leaves open is the former profile's, or the default one's.

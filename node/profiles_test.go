@@ -1,9 +1,12 @@
 package node
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"strings"
 	"testing"
 
+	"offshoot/node/internal/driver"
 	"offshoot/swarm"
 )
 
@@ -51,6 +54,35 @@ func TestProfileIsCheckedBeforeItIsWrittenDown(t *testing.T) {
 	unknown := strings.Replace(webDocument, "eeeeee", strings.Repeat("9", 64), 1)
 	if _, err := draft(b.state.View(), "db", []byte(unknown), PutHow{Check: true}); err != nil {
 		t.Errorf("only checked, before its kernel is sent: %v", err)
+	}
+}
+
+// TestDocumentThatWasChangedSinceIsRecognised by its sum, as whoever read it has it.
+func TestDocumentThatWasChangedSinceIsRecognised(t *testing.T) {
+	t.Parallel()
+	b := stocked(t)
+	for _, release := range []string{"trixie", "bookworm"} {
+		p, err := draft(b.state.View(), "web", []byte(strings.Replace(webDocument, "trixie", release, 1)), PutHow{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		former := b.state.View()
+		b.apply("ann", swarm.PutProfile{Profile: p})
+		doc, err := driver.DocumentOf(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := doc.YAML()
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := fmt.Sprintf("%x", sha256.Sum256(text))
+		if q, err := profileOf(b.state.View(), "web", sum); err != nil || !q.Equal(p) {
+			t.Errorf("as it was read: %+v, %v", q, err)
+		}
+		if _, err := profileOf(former, "web", sum); err == nil || !strings.Contains(err.Error(), "changed by somebody else") {
+			t.Errorf("another one: %v", err)
+		}
 	}
 }
 

@@ -103,10 +103,19 @@ func (p Profile) Check() error {
 	return nil
 }
 
+// Equal says whether two profiles are the same as the ledger keeps them.
+func (p Profile) Equal(q Profile) bool {
+	a, errA := json.Marshal(p)
+	b, errB := json.Marshal(q)
+	return errA == nil && errB == nil && bytes.Equal(a, b)
+}
+
 // PutProfile stores a profile under its name.
 type PutProfile struct {
 	Profile Profile `json:"profile"`
 	Default bool    `json:"default"` // what unknown machines get from now on
+	// Instead is the profile that whoever changes it has seen: if it has changed since, nothing is written. Nil asks for nothing.
+	Instead *Profile `json:"instead,omitempty"`
 }
 
 func (o PutProfile) words() string {
@@ -122,7 +131,15 @@ func (o PutProfile) words() string {
 }
 
 // since implements newer.
-func (o PutProfile) since() int { return o.Profile.since() }
+func (o PutProfile) since() int {
+	if o.Instead != nil {
+		return max(insteadSince, o.Profile.since())
+	}
+	return o.Profile.since()
+}
+
+// insteadSince is the protocol since which nodes heed PutProfile.Instead.
+const insteadSince = 3
 
 func (o PutProfile) apply(c *change) (any, error) {
 	if o.Profile.Name == "" {
@@ -138,6 +155,9 @@ func (o PutProfile) apply(c *change) (any, error) {
 	}
 	if err := c.keepsDisks(o.Profile); err != nil {
 		return nil, err
+	}
+	if now, _ := c.view().Profile(o.Profile.Name); o.Instead != nil && !now.Equal(*o.Instead) {
+		return nil, refuse(ErrConflict, "profile %s was changed by somebody else meanwhile", o.Profile.Name)
 	}
 	c.put("profile", &o.Profile)
 	if settings, ok := c.view().Settings(); ok && o.Default {

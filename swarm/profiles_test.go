@@ -91,6 +91,24 @@ func TestNodesNeedWhatTheInstallersOfTheProfilesBoot(t *testing.T) {
 	}
 }
 
+// TestProfileThatSomebodyElseChangedIsNotWrittenOver: of two who change what both have read, the second one is told.
+func TestProfileThatSomebodyElseChangedIsNotWrittenOver(t *testing.T) {
+	h := founded(t)
+	read := debianProfile("web")
+	h.must(seedID, PutProfile{Profile: read})
+	first, second := read, read
+	first.Release, second.Release = "bookworm", "forky"
+	h.must(seedID, PutProfile{Profile: first, Instead: &read})
+	h.refused(seedID, PutProfile{Profile: second, Instead: &read}, ErrConflict)
+	h.must(seedID, PutProfile{Profile: second, Instead: &first})
+	if p, _ := h.s.View().Profile("web"); p.Release != "forky" {
+		t.Errorf("%+v", p)
+	}
+	if got := (Command{Op: PutProfile{Instead: &read}}).Protocol(); got != 3 {
+		t.Errorf("read by nodes of protocol %d, which would write over it", got)
+	}
+}
+
 func TestProfileInUseIsNotRemoved(t *testing.T) {
 	h := founded(t)
 	h.must(seedID, PutProfile{Profile: debianProfile("web")})

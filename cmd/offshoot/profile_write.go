@@ -94,7 +94,7 @@ func newProfileAdd(s *settings) *cobra.Command {
 					return err
 				}
 			}
-			if err := ch.put(ctx, n, args[0], text, true); err != nil {
+			if err := ch.put(ctx, n, args[0], text, node.PutHow{Create: true}); err != nil {
 				return err
 			}
 			say("added     " + args[0] + ": offshoot machine arm MAC --profile " + args[0])
@@ -129,15 +129,16 @@ installed go on with what they have read.
 					return editProfile(ctx, n, args[0])
 				}
 				text, err := readFile(file)
+				var how node.PutHow
 				if file == "" {
 					var p status.Profile
 					p, err = n.Profile(ctx, args[0])
-					text = []byte(p.Document)
+					text, how.Former = []byte(p.Document), sumOf(p.Document)
 				} else if err == nil {
 					_, err = n.Profile(ctx, args[0]) // edit makes no new one
 				}
 				if err == nil {
-					err = ch.put(ctx, n, args[0], text, false)
+					err = ch.put(ctx, n, args[0], text, how)
 				}
 				if err == nil {
 					say("changed   " + args[0])
@@ -205,29 +206,34 @@ func editProfile(ctx context.Context, n *node.Client, name string) error {
 		say("unchanged " + name)
 		return os.Remove(path)
 	}
-	if err := n.PutProfile(ctx, name, text, node.PutHow{}); err != nil {
+	if err := n.PutProfile(ctx, name, text, node.PutHow{Former: sumOf(p.Document)}); err != nil {
 		return fmt.Errorf("%w\nwhat you wrote is in %s; mend it, then: offshoot profile edit %s -f %s", err, path, name, path)
 	}
 	say("changed   " + name)
 	return os.Remove(path)
 }
 
+// sumOf is what a document is recognised by when its profile is changed.
+func sumOf(document string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(document))) }
+
 // put makes the document that the flags describe, has it checked, sends the files that it needs, and writes it down.
-func (ch *changes) put(ctx context.Context, n *node.Client, name string, text []byte, create bool) error {
+func (ch *changes) put(ctx context.Context, n *node.Client, name string, text []byte, how node.PutHow) error {
 	files := map[string]string{} // by digest
 	text, err := ch.document(text, files)
 	if err != nil {
 		return err
 	}
 	if len(files) > 0 {
-		if err := n.PutProfile(ctx, name, text, node.PutHow{Create: create, Check: true}); err != nil {
+		check := how
+		check.Check = true
+		if err := n.PutProfile(ctx, name, text, check); err != nil {
 			return err
 		}
 		if err := send(ctx, n, files); err != nil {
 			return err
 		}
 	}
-	return n.PutProfile(ctx, name, text, node.PutHow{Create: create})
+	return n.PutProfile(ctx, name, text, how)
 }
 
 // debianNumbers are the releases whose installer Debian's archive holds in a package.

@@ -31,6 +31,8 @@ type Profiler interface {
 type PutHow struct {
 	Create bool // it must not exist yet
 	Check  bool // say what is wrong, and write nothing down; artifacts need not be here yet
+	// Former is the SHA-256, in hex, of the document that was changed: if the profile has another one by now, it stays. "" asks for nothing.
+	Former string
 }
 
 func profile(q *request) (any, error) {
@@ -61,7 +63,8 @@ func putProfile(q *request) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errBad, err)
 	}
-	how := PutHow{Create: q.URL.Query().Has("create"), Check: q.URL.Query().Has("check")}
+	query := q.URL.Query()
+	how := PutHow{Create: query.Has("create"), Check: query.Has("check"), Former: query.Get("former")}
 	return nil, q.desk.PutProfile(q.Context(), q.caller.Actor(), q.PathValue("name"), text, how)
 }
 
@@ -91,6 +94,9 @@ func (c *Client) PutProfile(ctx context.Context, name string, document []byte, h
 	}
 	if how.Check {
 		query = append(query, "check")
+	}
+	if how.Former != "" {
+		query = append(query, "former="+how.Former)
 	}
 	path := "/v1/profiles/" + url.PathEscape(name) + "?" + strings.Join(query, "&")
 	resp, err := c.do(ctx, http.MethodPut, path, strings.NewReader(string(document)))
