@@ -282,7 +282,7 @@ func (k *foreignKit) checkIPXE(ctx context.Context, c proxyClient) {
 	if out := get(k.Operator); !strings.HasSuffix(out, "409") {
 		k.t.Errorf("another machine got %s", out)
 	}
-	if out := get(c.host); !strings.HasSuffix(out, "200") || !strings.Contains(out, "not armed") {
+	if out := get(c.host); !strings.HasSuffix(out, "200") || !strings.Contains(out, "starts the agent") {
 		k.t.Errorf("it got %s", out)
 	}
 	s, err := k.seed.Status(ctx)

@@ -24,21 +24,23 @@ import (
 // Seed is what `offshoot seed` adds to a node: how to found a swarm, and what its machines get. On a data directory that
 // holds a swarm it resumes; the profile is renewed then, the rest stays as it was founded.
 type Seed struct {
-	Interface   string       // "" chooses the one free port
-	Network     netip.Prefix // our own address with the length of the network; zero is 192.168.42.1/24
-	Range       netip.Prefix // further segments; zero is 10.42.0.0/16
-	Image       string       // path of the disk image, "" only when resuming
-	Kernel      string       // of the network-boot environment; "" takes those inside the image
-	Modules     string
-	RootHash    string
-	SSHKeys     []string
-	Disk        string
-	KernelArgs  string
-	Voters      int
-	AutoApprove bool
-	Expand      bool
-	Probe       segment.Schedule // zero: DefaultSchedule
-	Mode        string           // ModeAuto, ModeFull or ModeProxy; "" is ModeAuto
+	Interface  string       // "" chooses the one free port
+	Network    netip.Prefix // our own address with the length of the network; zero is 192.168.42.1/24
+	Range      netip.Prefix // further segments; zero is 10.42.0.0/16
+	Image      string       // path of the disk image, "" only when resuming
+	Kernel     string       // of the network-boot environment; "" takes those inside the image
+	Modules    string
+	RootHash   string
+	SSHKeys    []string
+	Disk       string
+	KernelArgs string
+	// LeaveBootOrder: installations may leave their disk first in the boot order of the firmware.
+	LeaveBootOrder bool
+	Voters         int
+	AutoApprove    bool
+	Expand         bool
+	Probe          segment.Schedule // zero: DefaultSchedule
+	Mode           string           // ModeAuto, ModeFull or ModeProxy; "" is ModeAuto
 }
 
 // Defaults of a seed.
@@ -157,7 +159,7 @@ type known struct {
 
 // stock publishes image, network-boot environment and binary, and returns the profile made of them.
 func (l *larder) stock(ctx context.Context, s Seed) (swarm.Profile, []swarm.Artifact, error) {
-	p := swarm.Profile{Name: "default", Driver: "image", RootHash: s.RootHash, SSHKeys: s.SSHKeys, Disk: s.Disk, Args: s.KernelArgs}
+	p := swarm.Profile{Name: "default", Driver: "image", RootHash: s.RootHash, SSHKeys: s.SSHKeys, Disk: s.Disk, Args: s.KernelArgs, LeaveBootOrder: s.LeaveBootOrder}
 	var all []swarm.Artifact
 	publish := func(path, name, origin, verified string) (string, error) {
 		a, err := l.store.Publish(ctx, path)

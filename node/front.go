@@ -27,6 +27,9 @@ func NewClient(dataDir string) *Client { return api.NewClient(dataDir) }
 // ArmRequest says how a machine is armed.
 type ArmRequest = api.ArmRequest
 
+// ReleaseRequest says how a machine is released.
+type ReleaseRequest = api.ReleaseRequest
+
 // Upload is what an operator says of bytes that he sends.
 type Upload = api.Upload
 

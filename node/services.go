@@ -390,7 +390,7 @@ func (s *services) openGround() error {
 
 func (s *services) web(programs fs.FS) *web.Server {
 	return web.New(web.Options{
-		View: s.state.View, Propose: s.replica.propose, OnDuty: func(segment string) bool { return s.watch.onDuty(segment) },
+		View: s.state.View, Changed: s.state.Changed, Propose: s.replica.propose, OnDuty: func(segment string) bool { return s.watch.onDuty(segment) },
 		Programs: programs, Artifact: openArtifact(s.store), Sent: s.freight.booted,
 		Mint: func() (id, hash, secret string) {
 			t := identity.NewTicket()

@@ -3,6 +3,7 @@ package node
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -35,7 +36,10 @@ func (p *picture) Status(context.Context) status.Status {
 	view := p.state.View()
 	settings, _ := view.Settings()
 	s := status.Status{Swarm: settings.Swarm, Pin: settings.Pin, Version: p.version, Time: time.Now(), Problems: []status.Problem{}}
-	s.Settings = status.Settings{Voters: settings.Voters, UplinkLimit: int64(settings.UplinkLimit), Boot: settings.Loader.String(), StallAfter: settings.StallAfter}
+	s.Settings = status.Settings{
+		Voters: settings.Voters, UplinkLimit: int64(settings.UplinkLimit), Boot: settings.Loader.String(), StallAfter: settings.StallAfter,
+		Unknown: string(settings.UnknownMachines()), ConsoleInstalls: settings.ConsoleInstalls,
+	}
 	names := namesOf(view)
 	s.Asked = names[p.self()]
 	leader, _, hasLeader := p.ledger.Leader()
@@ -166,7 +170,7 @@ func segmentStatus(view swarm.View, s swarm.Segment, names map[swarm.NodeID]stri
 func machineStatus(view swarm.View, m swarm.Machine) status.Machine {
 	out := status.Machine{
 		MAC: string(m.MAC), Name: m.Name, State: string(m.State), Reason: m.Reason, Segment: m.Segment, Profile: m.Profile, Phase: m.Phase, Text: m.Text,
-		Percent: m.Percent, Boot: string(m.Loader), Node: string(m.Node), LastSeen: m.LastSeen,
+		Percent: m.Percent, Boot: string(m.Loader), Node: string(m.Node), LastSeen: m.LastSeen, User: m.Remarks.User, Labels: m.Remarks.Labels, OwnDisk: m.Remarks.OwnDisk,
 		Heard: m.Life.Heard, Said: m.Life.Said, Stalled: m.Life.Stalled,
 	}
 	if l, ok := view.LeaseOf(m.Segment, m.MAC); ok {
@@ -248,6 +252,12 @@ func (p *picture) Machine(mac swarm.MAC) (status.Machine, bool) {
 		return status.Machine{}, false
 	}
 	out := machineStatus(view, m)
+	if len(m.Inventory) > 0 {
+		out.Inventory = new(status.Inventory)
+		if json.Unmarshal(m.Inventory, out.Inventory) != nil { // what machines say passed web's own checks
+			out.Inventory = nil
+		}
+	}
 	names := namesOf(view)
 	for _, e := range view.Events(mac) {
 		out.Timeline = append(out.Timeline, status.Event{Time: e.Time, Node: names[e.Node], Kind: e.Kind, Text: e.Text, Warn: e.Warn})

@@ -74,6 +74,9 @@ var ops = map[string]operation{
 
 	"see-machine": {SeeMachine{}, 1, byMember}, "name-machine": {NameMachine{}, 1, byOperator}, "arm-machine": {ArmMachine{}, 1, byOperator},
 	"hold-machine": {HoldMachine{}, 1, byMember}, "report-install": {ReportInstall{}, 1, byMember},
+	"report-free": {ReportFree{}, 3, byMember}, "begin-boot": {BeginBoot{}, 3, byMember}, "request-install": {RequestInstall{}, 3, byMember},
+	"release-machine": {ReleaseMachine{}, 3, byOperator}, "reserve-machine": {ReserveMachine{}, 3, byOperator}, "label-machine": {LabelMachine{}, 3, byOperator},
+	"set-own-disk": {SetOwnDisk{}, 3, byOperator}, "set-unknown": {SetUnknown{}, 3, byOperator}, "set-console-installs": {SetConsoleInstalls{}, 3, byOperator},
 	"hear-machine": {HearMachine{}, lifeSince, byMember}, "note-stall": {NoteStall{}, lifeSince, byLeader},
 	"begin-install": {BeginInstall{}, 3, byMember},
 	"mint-ticket":   {MintTicket{}, 1, byMember}, "fetch-ticket": {FetchTicket{}, 1, byMember},

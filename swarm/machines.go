@@ -51,7 +51,7 @@ func (c *change) see(v View, mac MAC, uuid, segment string) (Machine, bool) {
 		m.FirstSeen = c.Time
 		c.event(m.MAC, "seen", "%s showed itself for the first time, on segment %s", m.Name, segment)
 		settings, _ := v.Settings()
-		if m.State == MachineKnown && settings.AutoApprove {
+		if m.State == MachineKnown && settings.AutoApprove && m.Remarks.User == "" {
 			c.arm(&m, settings.Profile, "approved by --auto-approve")
 		}
 	}
@@ -98,15 +98,20 @@ func nameTaken(v View, name string) bool {
 }
 
 func (c *change) arm(m *Machine, profile, why string) {
-	// The id comes from the command, so that it is the same on every node; the MAC, because one command can arm several.
-	m.State, m.Install, m.Profile = MachineArmed, c.ID+"-"+strings.ReplaceAll(string(m.MAC), ":", ""), profile
-	m.Reason, m.Phase, m.Text, m.Percent, m.Life = "", "", "", 0, Life{}
+	m.State, m.Install, m.Profile = MachineArmed, c.armingOf(m.MAC), profile
+	m.Reason, m.Phase, m.Text, m.Percent, m.Life, m.Run = "", "", "", 0, Life{}, Run{}
 	if p, ok := c.view().Profile(profile); ok && p.Diskless() {
 		m.State, m.Install = MachineNetboot, ""
 		c.event(m.MAC, "netboot", "%s boots profile %s from the network from now on, and nothing is written to it (%s)", m.Name, profile, why)
 		return
 	}
 	c.event(m.MAC, "armed", "%s is armed: its next network boot installs profile %s (%s)", m.Name, profile, why)
+}
+
+// armingOf names what a machine is armed for. It comes from the command, so that it is the same on every node; and from the MAC,
+// because one command can arm several.
+func (c *change) armingOf(mac MAC) string {
+	return c.ID + "-" + strings.ReplaceAll(string(mac), ":", "")
 }
 
 // NameMachine gives a machine its name, before or after it was first seen. The name becomes its host name.
@@ -161,6 +166,14 @@ type ArmMachine struct {
 	Profile string `json:"profile,omitempty"`
 	Disk    string `json:"disk,omitempty"`
 	Wipe    bool   `json:"wipe,omitempty"`
+	User    string `json:"user,omitempty"` // who it is reserved for from now on
+}
+
+func (o ArmMachine) since() int {
+	if o.User != "" {
+		return 3
+	}
+	return 1
 }
 
 func (o ArmMachine) words() string {
@@ -173,6 +186,9 @@ func (o ArmMachine) words() string {
 	}
 	if o.Wipe {
 		text += ", what is on the disk may be destroyed"
+	}
+	if o.User != "" {
+		text += ", for " + clip(o.User, maxWord)
 	}
 	return text
 }
@@ -192,6 +208,15 @@ func (o ArmMachine) apply(c *change) (any, error) {
 	profile := firstOf(o.Profile, m.Profile, settings.Profile)
 	if _, ok := c.view().Profile(profile); !ok {
 		return nil, refuse(ErrNotFound, "profile %q", profile)
+	}
+	if o.User != "" {
+		if !isTag(o.User) {
+			return nil, refuse(ErrInvalid, "user %q: %s", clip(o.User, maxWord), tagRule)
+		}
+		if m.Remarks.User != "" && m.Remarks.User != o.User {
+			return nil, refuse(ErrConflict, "%s is reserved for %s; to give it to %s, first: offshoot machine reserve %s --user %s", m.Name, m.Remarks.User, o.User, m.MAC, o.User)
+		}
+		m.Remarks.User = o.User
 	}
 	c.revokeTickets(m.MAC, "armed again")
 	m.Wipe = o.Wipe
@@ -271,10 +296,11 @@ func (o BeginInstall) apply(c *change) (any, error) {
 	return nil, nil
 }
 
-// PhaseInstalled and PhaseFailed end an installation; all other phases are the agent's own words.
+// PhaseInstalled and PhaseFailed end an installation, PhaseReleased and PhaseFailed a release; all other phases are the agent's own words.
 const (
 	PhaseInstalled = "installed"
 	PhaseFailed    = "failed"
+	PhaseReleased  = "released" // ends a release
 )
 
 func (o ReportInstall) apply(c *change) (any, error) {
@@ -282,7 +308,10 @@ func (o ReportInstall) apply(c *change) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.Install != o.Install || m.State != MachineInstalling && m.State != MachineInstalled {
+	if m.State == MachineFree && m.Install == o.Install && o.Phase == PhaseReleased {
+		return nil, nil // told again, because our answer was lost
+	}
+	if m.Install != o.Install || m.State != MachineInstalling && m.State != MachineInstalled && m.State != MachineReleasing {
 		return nil, refuse(ErrNotArmed, "install %s of %s is over (state %s)", o.Install, o.MAC, m.State)
 	}
 	if m.State == MachineInstalled {
@@ -292,7 +321,11 @@ func (o ReportInstall) apply(c *change) (any, error) {
 		return nil, refuse(ErrConflict, "%s is already installed", o.MAC)
 	}
 	if o.Phase != m.Phase || o.Phase == PhaseFailed {
-		c.record(o.Phase == PhaseFailed, m.MAC, "install", "%s: %s", o.Phase, o.Text)
+		kind := "install"
+		if m.State == MachineReleasing {
+			kind = "release"
+		}
+		c.record(o.Phase == PhaseFailed, m.MAC, kind, "%s: %s", o.Phase, o.Text)
 	}
 	// The same once more is no progress: an agent that hangs says for ever how far it is.
 	if o.Phase != m.Phase || o.Percent != m.Percent || o.Text != "" && clip(o.Text, maxText) != m.Text {
@@ -302,8 +335,15 @@ func (o ReportInstall) apply(c *change) (any, error) {
 	if o.Inventory != nil {
 		m.Inventory, m.UUID = o.Inventory, firstOf(o.UUID, m.UUID)
 	}
-	if o.Phase == PhaseInstalled {
-		m.State, m.Life = MachineInstalled, Life{}
+	switch {
+	case o.Phase == PhaseInstalled && m.State == MachineReleasing, o.Phase == PhaseReleased && m.State != MachineReleasing:
+		return nil, refuse(ErrConflict, "%s is %s", m.Name, m.State)
+	case o.Phase == PhaseInstalled:
+		m.State, m.Life, m.Run = MachineInstalled, Life{}, Run{}
+	case o.Phase == PhaseReleased:
+		m.Phase, m.Text, m.Percent = "", "", 0
+		c.free(m, o.Text)
+		return nil, nil
 	}
 	if o.Final {
 		c.hold(m, o.Text)

@@ -254,5 +254,5 @@ func (o ForgetIdle) apply(c *change) (any, error) {
 func wanted(v View, m *Machine) bool {
 	_, leased := v.LeaseOf(m.Segment, m.MAC)
 	_, reserved := v.ReservationOf(m.Segment, m.MAC)
-	return leased || reserved || m.Name != shortName(m.MAC) && !strings.HasPrefix(m.Name, longName(m.MAC))
+	return leased || reserved || !m.Remarks.zero() || m.Name != shortName(m.MAC) && !strings.HasPrefix(m.Name, longName(m.MAC))
 }

@@ -28,6 +28,8 @@ type Profile struct {
 	RootHash  string            `json:"root_hash,omitempty"` // crypt(5) SHA-512
 	SSHKeys   []string          `json:"ssh_keys,omitempty"`
 	Disk      string            `json:"disk,omitempty"`
+	// LeaveBootOrder: an installation may leave the machine's own disk first in the boot order of its firmware.
+	LeaveBootOrder bool `json:"leave_boot_order,omitempty"`
 }
 
 // DriverDiskless is the driver of machines that are never installed: arming one with such a profile makes it MachineNetboot, for
@@ -56,7 +58,7 @@ const (
 
 // since says which protocol a profile takes. What a node of protocol 1 wrote down must be taken as that node took it.
 func (p Profile) since() int {
-	if p.Release != "" || p.Arch != "" || p.Params != nil || p.Templates != nil || p.Installer != nil || p.Diskless() {
+	if p.Release != "" || p.Arch != "" || p.Params != nil || p.Templates != nil || p.Installer != nil || p.Diskless() || p.LeaveBootOrder {
 		return 3
 	}
 	return 1

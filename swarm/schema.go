@@ -81,7 +81,7 @@ var schema = func() *memdb.DBSchema {
 		table("machine", by("id", true, func(m *Machine) string { return string(m.MAC) }),
 			by("name", true, func(m *Machine) string { return m.Name }),
 			by("stranger", false, func(m *Machine) string { // by segment: machines that nobody ever asked for
-				if m.State != MachineKnown || m.Install != "" || m.Node != "" {
+				if m.State != MachineKnown && m.State != MachineFree || m.Install != "" || m.Node != "" {
 					return ""
 				}
 				return m.Segment

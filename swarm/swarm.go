@@ -37,6 +37,9 @@ type Settings struct {
 
 	StallAfter  int   `json:"stall_after,omitempty"`  // seconds that an installation may stand still; 0: what its phase says
 	StoreBudget int64 `json:"store_budget,omitempty"` // bytes that artifacts may take on each node; 0: what leaves enough of the disk free
+
+	Unknown         Unknown `json:"unknown,omitempty"`          // what machines do that nobody asked for; "": UnknownFree
+	ConsoleInstalls bool    `json:"console_installs,omitempty"` // a free machine may be installed from its console
 }
 
 // MachineState says what a machine may do when it next boots from the network.
@@ -45,11 +48,13 @@ type MachineState string
 // The states of a machine.
 const (
 	MachineKnown      MachineState = "known"      // seen or named; nothing will be written to it
+	MachineFree       MachineState = "free"       // told what it is, and waits; nothing will be written to it
 	MachineArmed      MachineState = "armed"      // its next network boot installs it, once
 	MachineInstalling MachineState = "installing" // it fetched its install config
 	MachineInstalled  MachineState = "installed"  // boots its own disk
 	MachineNetboot    MachineState = "netboot"    // boots its diskless profile every time; nothing is ever written to it
 	MachineHeld       MachineState = "held"       // something went wrong: waits for an operator
+	MachineReleasing  MachineState = "releasing"  // its next network boot wipes its disks, once; then it is free
 )
 
 // Loader is which boot programs a machine's firmware gets, where there is a choice.
@@ -81,6 +86,8 @@ type Machine struct {
 	Life      Life         `json:"life,omitzero"`
 	Node      NodeID       `json:"node,omitempty"` // the node that it became
 	Inventory []byte       `json:"inventory,omitempty"`
+	Run       Run          `json:"run,omitzero"`
+	Remarks   Remarks      `json:"remarks,omitzero"`
 	FirstSeen time.Time    `json:"first_seen"`
 	LastSeen  time.Time    `json:"last_seen"`
 }

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -168,11 +170,14 @@ func printMachines(w io.Writer, s status.Status) error {
 			doing = m.Reason
 		case m.State == string(swarm.MachineInstalling) && m.Phase == "image":
 			doing = fmt.Sprintf("image %d %%", m.Percent)
-		case m.State == string(swarm.MachineInstalling):
+		case m.State == string(swarm.MachineInstalling), m.State == string(swarm.MachineReleasing):
 			doing = cmp.Or(m.Phase, m.Text)
 		}
 		if m.Stalled {
 			doing = strings.TrimSpace("STALLED " + doing)
+		}
+		if m.User != "" {
+			doing = strings.TrimSpace(doing + " for " + m.User)
 		}
 		rows = append(rows, []string{m.Name, m.MAC, m.State, doing, m.Segment, m.Address, m.Profile})
 	}
@@ -183,14 +188,58 @@ func printMachine(w io.Writer, m status.Machine) error {
 	if err := printMachines(w, status.Status{Machines: []status.Machine{m}}); err != nil {
 		return err
 	}
-	programs := ""
+	lines := append(remarks(m), hardware(m.Inventory)...)
 	if m.Boot != "" {
-		programs = "Boot programs that its firmware gets: " + m.Boot + "\n"
+		lines = append(lines, "Boot programs that its firmware gets: "+m.Boot)
 	}
-	if _, err := fmt.Fprint(w, programs+"\n"); err != nil {
+	for _, line := range lines {
+		if _, err := fmt.Fprintln(w, plain(line)); err != nil {
+			return err
+		}
+	}
+	if _, err := fmt.Fprintln(w); err != nil {
 		return err
 	}
 	return printTimeline(w, m.Timeline)
+}
+
+// remarks are what operators said of a machine, a line each.
+func remarks(m status.Machine) (lines []string) {
+	for _, key := range slices.Sorted(maps.Keys(m.Labels)) {
+		lines = append(lines, "label     "+key+"="+m.Labels[key])
+	}
+	if m.OwnDisk != "" {
+		lines = append(lines, "own disk  by "+m.OwnDisk)
+	}
+	return lines
+}
+
+// hardware is an inventory, a line for each part.
+func hardware(is *status.Inventory) (lines []string) {
+	if is == nil {
+		return nil
+	}
+	firmware := "BIOS"
+	if is.EFI {
+		firmware = "UEFI"
+	}
+	model := cmp.Or(strings.TrimSpace(is.Vendor+" "+is.Product), "machine without SMBIOS")
+	lines = append(lines, fmt.Sprintf("hardware  %s, serial %s, %s, %d CPUs, %s memory", model, cmp.Or(is.Serial, "-"), firmware, is.CPUs, megabytes(is.Memory)))
+	for _, d := range is.Disks {
+		text := strings.Join(strings.Fields(fmt.Sprintf("disk %s %s %s %s", d.Path, megabytes(d.Size), d.Model, d.Serial)), " ")
+		if d.Removable {
+			text += " (removable)"
+		}
+		lines = append(lines, "          "+text)
+	}
+	for _, n := range is.NICs {
+		link := "no link"
+		if n.Link {
+			link = "link"
+		}
+		lines = append(lines, fmt.Sprintf("          port %s %s %s", n.Name, n.MAC, link))
+	}
+	return lines
 }
 
 // printTimeline shows each event with the time since the first one.

@@ -26,7 +26,7 @@ type seedFlags struct {
 	voters                                                                                               int
 	metrics                                                                                              string
 	probe                                                                                                time.Duration
-	autoApprove, dryRun                                                                                  bool
+	autoApprove, dryRun, leaveBootOrder                                                                  bool
 	config, mode                                                                                         string
 	from                                                                                                 map[string]string // where the file set a flag: FILE:LINE: flag
 }
@@ -87,6 +87,7 @@ port no address, and founds nothing. Since nobody gets an address, it does not s
 	fl.StringVar(&f.modules, "live-modules", "", "its module tree …/lib/modules/VERSION")
 	fl.StringVar(&f.kernelArgs, "live-args", "console=tty0 console=ttyS0,115200 panic=30", "kernel arguments of the network-boot environment")
 	fl.StringVar(&f.disk, "disk", "", "disk to install to: /dev/NAME, serial=…, wwn=…, size>=…, smallest (default: the only one that is not removable)")
+	fl.BoolVar(&f.leaveBootOrder, "leave-boot-order", false, "leave the boot order of UEFI firmware as an installation made it (default: the network is put first again)")
 	fl.StringVar(&f.passwordHash, "password-hash", "", "crypt(5) hash of the new machines' root password; FILE with a leading @")
 	fl.StringVar(&f.sshKey, "ssh-key", "", "file with public keys that may log in as root on new machines")
 	fl.BoolVar(&f.autoApprove, "auto-approve", false, "arm every machine that shows itself, once")
@@ -101,7 +102,7 @@ port no address, and founds nothing. Since nobody gets an address, it does not s
 func (f *seedFlags) run(ctx context.Context, s *settings) error {
 	seed := &node.Seed{
 		Interface: f.iface, Image: f.image, Kernel: f.kernel, Modules: f.modules, Disk: f.disk, KernelArgs: f.kernelArgs, Voters: f.voters,
-		AutoApprove: f.autoApprove, Expand: f.expand == "auto", Probe: node.ProbeFor(f.probe), Mode: f.mode,
+		LeaveBootOrder: f.leaveBootOrder, AutoApprove: f.autoApprove, Expand: f.expand == "auto", Probe: node.ProbeFor(f.probe), Mode: f.mode,
 	}
 	var err error
 	if f.network != "" {

@@ -69,7 +69,41 @@ node does this by itself.`,
 		}),
 	}
 	return group("swarm", "The swarm as a whole", newStatus(s), newMembers(s), newLeave(s), newEvict(s), newTrust(s),
-		group("set", "Settings of the swarm", voters, uplinks, newSetStore(s), newSetSwarmBoot(s), newSetStallAfter(s)), rotate, newAudit(s), newSnapshot(s), newRecover(s))
+		group("set", "Settings of the swarm", voters, uplinks, newSetStore(s), newSetSwarmBoot(s), newSetStallAfter(s), newSetUnknown(s), newSetConsole(s)), rotate, newAudit(s), newSnapshot(s), newRecover(s))
+}
+
+func newSetUnknown(s *settings) *cobra.Command {
+	return &cobra.Command{
+		Use: "unknown free|wait|off", Short: "Change what machines do that nobody asked for", Args: exactly("MODE"), Example: "  offshoot swarm set unknown off",
+		Long: `A machine that nobody asked for, and that boots from the network, never has its disks written to.
+  free  it boots into memory, tells what hardware it has, and waits to be assigned (the default)
+  wait  it waits in iPXE, and nothing is known of it but its MAC
+  off   it boots into memory, tells what hardware it has, and switches itself off; assign wakes it`,
+		RunE: func(c *cobra.Command, args []string) error {
+			if mode := swarm.Unknown(args[0]); mode != swarm.UnknownFree && mode != swarm.UnknownWait && mode != swarm.UnknownOff {
+				return usage("%q: want free, wait or off", args[0])
+			}
+			return s.asking(func(ctx context.Context, n *node.Client, _ []string) error { return n.SetUnknown(ctx, args[0]) })(c, args)
+		},
+	}
+}
+
+func newSetConsole(s *settings) *cobra.Command {
+	return &cobra.Command{
+		Use: "console-installs on|off", Short: "Allow who stands before a free machine to have it installed", Args: exactly("on|off"),
+		Example: "  offshoot swarm set console-installs on",
+		Long: `The console of a free machine shows a menu. While this is on, an install can be asked for there: the machine is armed
+then, and its timeline says that its console asked. Whoever can reach a console, or boot a machine on the segment, can
+install it. It is off unless you say so. A machine that is reserved for a user refuses.`,
+		RunE: func(c *cobra.Command, args []string) error {
+			if args[0] != "on" && args[0] != "off" {
+				return usage("%q: want on or off", args[0])
+			}
+			return s.asking(func(ctx context.Context, n *node.Client, _ []string) error {
+				return n.SetConsoleInstalls(ctx, args[0] == "on")
+			})(c, args)
+		},
+	}
 }
 
 func newSetStore(s *settings) *cobra.Command {

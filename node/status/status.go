@@ -34,10 +34,13 @@ type Problem struct {
 
 // Settings are those of the swarm that an operator can change.
 type Settings struct {
-	Voters      int    `json:"voters"`       // how many nodes at most vote
-	UplinkLimit int64  `json:"uplink_limit"` // bytes per second that a node exchanges with nodes of other segments, each way; 0: no limit
-	Boot        string `json:"boot"`         // the boot programs of machines that have no choice of their own: auto, ipxe, signed
-	StallAfter  int    `json:"stall_after"`  // seconds that an installation may stand still; 0: what its phase says
+	Voters int `json:"voters"` // how many nodes at most vote
+	// Unknown is what machines do that nobody asked for: free (wait in the agent), wait (in iPXE), off (tell what they are and switch off).
+	Unknown         string `json:"unknown"`
+	ConsoleInstalls bool   `json:"console_installs"` // free machines may be installed from their console
+	Boot            string `json:"boot"`             // the boot programs of machines that have no choice of their own: auto, ipxe, signed
+	StallAfter      int    `json:"stall_after"`      // seconds that an installation may stand still; 0: what its phase says
+	UplinkLimit     int64  `json:"uplink_limit"`     // bytes per second that a node exchanges with nodes of other segments, each way; 0: no limit
 }
 
 // CAChange is how far the replacement of the swarm's CA has come. It ends when every node has a certificate of the new one.
@@ -102,23 +105,56 @@ type Segment struct {
 
 // Machine is a computer seen on a segment, or named by an operator.
 type Machine struct {
-	MAC      string    `json:"mac"`
-	Name     string    `json:"name"`
-	State    string    `json:"state"` // known, armed, installing, installed, held
-	Reason   string    `json:"reason,omitempty"`
-	Segment  string    `json:"segment,omitempty"`
-	Address  string    `json:"address,omitempty"`
-	Profile  string    `json:"profile,omitempty"`
-	Phase    string    `json:"phase,omitempty"`
-	Text     string    `json:"text,omitempty"`
-	Percent  int       `json:"percent"`
-	Boot     string    `json:"boot,omitempty"` // its boot programs: ipxe, signed; empty: those of the swarm
-	Node     string    `json:"node,omitempty"` // id of the node that it became
-	LastSeen time.Time `json:"last_seen,omitzero"`
-	Heard    time.Time `json:"heard,omitzero"`     // while it installs itself: when it last got on, or said a line of its log
-	Said     string    `json:"said,omitempty"`     // what it said then
-	Stalled  bool      `json:"stalled"`            // it has not got on for longer than its phase may
-	Timeline []Event   `json:"timeline,omitempty"` // only when one machine is asked for
+	MAC       string            `json:"mac"`
+	Name      string            `json:"name"`
+	State     string            `json:"state"` // known, free, armed, installing, installed, held, releasing, netboot
+	Reason    string            `json:"reason,omitempty"`
+	Segment   string            `json:"segment,omitempty"`
+	Address   string            `json:"address,omitempty"`
+	Profile   string            `json:"profile,omitempty"`
+	Phase     string            `json:"phase,omitempty"`
+	Text      string            `json:"text,omitempty"`
+	Percent   int               `json:"percent"`
+	Boot      string            `json:"boot,omitempty"` // its boot programs: ipxe, signed; empty: those of the swarm
+	Node      string            `json:"node,omitempty"` // id of the node that it became
+	LastSeen  time.Time         `json:"last_seen,omitzero"`
+	Heard     time.Time         `json:"heard,omitzero"` // while it installs itself: when it last got on, or said a line of its log
+	Said      string            `json:"said,omitempty"` // what it said then
+	Stalled   bool              `json:"stalled"`        // it has not got on for longer than its phase may
+	User      string            `json:"user,omitempty"` // who it is reserved for
+	Labels    map[string]string `json:"labels,omitempty"`
+	OwnDisk   string            `json:"own_disk,omitempty"`  // how it is told to start its own disk, if an operator said so
+	Inventory *Inventory        `json:"inventory,omitempty"` // only when one machine is asked for
+	Timeline  []Event           `json:"timeline,omitempty"`  // only when one machine is asked for
+}
+
+// Inventory is what a machine said of its hardware.
+type Inventory struct {
+	Vendor  string `json:"vendor,omitempty"`
+	Product string `json:"product,omitempty"`
+	Serial  string `json:"serial,omitempty"`
+	EFI     bool   `json:"efi"`
+	CPU     string `json:"cpu,omitempty"`
+	CPUs    int    `json:"cpus"`
+	Memory  int64  `json:"memory"` // bytes
+	Disks   []Disk `json:"disks"`
+	NICs    []NIC  `json:"nics"`
+}
+
+// Disk is one of a machine's disks.
+type Disk struct {
+	Path      string `json:"path"`
+	Size      int64  `json:"size"` // bytes
+	Model     string `json:"model,omitempty"`
+	Serial    string `json:"serial,omitempty"`
+	Removable bool   `json:"removable,omitempty"`
+}
+
+// NIC is one of a machine's Ethernet ports.
+type NIC struct {
+	Name string `json:"name"`
+	MAC  string `json:"mac"`
+	Link bool   `json:"link"`
 }
 
 // Event is a line of a timeline.

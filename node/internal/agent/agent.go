@@ -16,6 +16,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -34,7 +35,9 @@ type Options struct {
 	URL     string       // http://<address>:7480/b/<nonce>, without slash at the end
 	Logger  *slog.Logger // nil: discarded
 	Console io.Writer    // lines for people; nil: none
-	System  System
+	// Lines are what is typed on the console; nil: nobody can type.
+	Lines  <-chan string
+	System System
 	// Join enters the exchange of a config's image with those around; nil: the image comes by HTTP.
 	Join Join
 	Hold time.Duration // pause between two questions of a held machine; 0 is a minute
@@ -48,6 +51,8 @@ type System interface {
 	// Need makes kernel features available by module name ("loop", "ext4"); one that is built in or already there is fine.
 	// What cannot be had shows when it is used.
 	Need(ctx context.Context, modules ...string)
+	// NetworkFirst makes the firmware boot from the network first, as it did this time, if an installation has changed that.
+	NetworkFirst(ctx context.Context) (changed bool, err error)
 	// Scratch is a directory in which a mount point may be made.
 	Scratch() string
 }
@@ -56,9 +61,10 @@ type System interface {
 // machine what to do when it boots from the network again: an unfinished installation is begun anew, by the same arming.
 var ErrLost = errors.New("the node that serves this machine is not heard any more")
 
-// Install fetches the config, carries it out, and returns nil once the node that serves it has acknowledged `installed`. It
-// does not give up: three failed attempts hold the machine, which then asks every Options.Hold whether it was armed again.
-// The only errors are those of the options, ErrLost, and ctx's.
+// Install does what the node that serves the machine orders: install it, wipe its disks, or wait. It returns nil once the machine is
+// to restart: after the node has acknowledged `installed`, or because somebody at the console asked for its own disk. It does not
+// give up: three failed attempts hold the machine, which then asks every Options.Hold whether it was armed again. The only errors
+// are those of the options, ErrLost, ErrOff, and ctx's.
 func Install(ctx context.Context, o Options) error {
 	if o.System == nil {
 		return errors.New("install: no system")
@@ -84,18 +90,8 @@ func Install(ctx context.Context, o Options) error {
 	if o.Lost > 0 {
 		listener.Go(func() { listen(ctx, cancel, client.ear, o.Lost) })
 	}
-	r := &run{o: o, client: client}
-	for {
-		done, err := r.arming(ctx)
-		if done || ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		r.say("held: %v", err)
-		r.say("asking again every %v; on a node, see: offshoot machine show", o.Hold)
-		if err := pause(ctx, jitter(o.Hold)); err != nil {
-			return err
-		}
-	}
+	r := &run{o: o, client: client, boot: bootID()}
+	return r.serve(ctx)
 }
 
 // listen ends the installation once the node has been silent for too long.
@@ -114,8 +110,10 @@ func listen(ctx context.Context, end context.CancelCauseFunc, e *ear, lost time.
 type run struct {
 	o      Options
 	client *client
-	told   bool // the event `agent` was sent
-	alone  bool // what an exchange brought could not be unpacked: HTTP alone from then on
+	boot   string // names this network boot
+	menu   *menu  // nil until the machine has waited
+	told   bool   // the event `agent` was sent
+	alone  bool   // what an exchange brought could not be unpacked: HTTP alone from then on
 }
 
 // arming carries out one config, in up to three attempts. done means installed and acknowledged.
@@ -133,41 +131,65 @@ func (r *run) arming(ctx context.Context) (done bool, err error) {
 		r.client.report(ctx, install.Event{Install: cfg.Install, Phase: install.PhaseAgent, Text: "agent runs"})
 		r.told = true
 	}
-	for n := 1; ; n++ {
-		err := r.attempt(ctx, cfg)
-		if err == nil {
-			return true, r.acknowledged(ctx, cfg)
+	text := "disk is ready"
+	err = r.tries(ctx, cfg.Install, func() error {
+		if err := r.attempt(ctx, cfg); err != nil || cfg.LeaveBootOrder {
+			return err
 		}
-		if ctx.Err() != nil {
-			return false, ctx.Err()
+		changed, err := r.o.System.NetworkFirst(ctx)
+		switch {
+		case err != nil: // the installation is good; who boots it next is not in our hands
+			text += "; the boot order of the firmware could not be looked at: " + err.Error()
+		case changed:
+			text += "; the network is first in the boot order of the firmware again"
+		}
+		return nil
+	})
+	if err != nil {
+		return false, err
+	}
+	err = r.acknowledged(ctx, install.Event{Install: cfg.Install, Phase: install.PhaseInstalled, Percent: 100, Final: true, Text: clip(text, 2000)})
+	return err == nil, err
+}
+
+// tries goes through a piece of work up to three times, and tells the node of each time that failed.
+func (r *run) tries(ctx context.Context, id string, once func() error) error {
+	for n := 1; ; n++ {
+		err := once()
+		if err == nil || ctx.Err() != nil {
+			return errors.Join(err, ctx.Err())
 		}
 		final := n == attempts || permanent(err)
 		text := fmt.Sprintf("attempt %d of %d: %v", n, attempts, err)
 		r.say("failed, %s", text)
-		r.o.Logger.Error("installation failed", "attempt", n, "error", err)
-		r.client.report(ctx, install.Event{Install: cfg.Install, Phase: install.PhaseFailed, Failed: true, Final: final, Text: clip(text, 2000)})
+		r.o.Logger.Error("attempt failed", "attempt", n, "error", err)
+		r.client.report(ctx, install.Event{Install: id, Phase: install.PhaseFailed, Failed: true, Final: final, Text: clip(text, 2000)})
 		if final {
-			return false, err
+			return err
 		}
 		if err := pause(ctx, jitter(retryPause)); err != nil {
-			return false, err
+			return err
 		}
 	}
 }
 
-// acknowledged sends `installed` until it is answered with 200: a machine that restarts unheard would be installed again.
-func (r *run) acknowledged(ctx context.Context, cfg install.Config) error {
-	ev := install.Event{Install: cfg.Install, Phase: install.PhaseInstalled, Percent: 100, Final: true, Text: "disk is ready"}
+// acknowledged sends the end of a piece of work until it is answered with 200: a machine that restarts unheard would do it again. An
+// operator may have decided otherwise meanwhile: then the node refuses to hear it.
+func (r *run) acknowledged(ctx context.Context, ev install.Event) error {
 	for wait := time.Second; ; wait = min(2*wait, 10*time.Second) {
 		err := r.client.post(ctx, ev)
 		if err == nil {
-			r.say("installed")
+			r.say("%s", ev.Phase)
 			return nil
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		r.say("installed, but the node that serves us does not acknowledge: %v", err)
+		var no *refusal
+		if errors.As(err, &no) && no.code == http.StatusConflict {
+			return fmt.Errorf("%s, but: %w", ev.Phase, err)
+		}
+		r.say("%s, but the node that serves us does not acknowledge: %v", ev.Phase, err)
 		if err := pause(ctx, jitter(wait)); err != nil {
 			return err
 		}

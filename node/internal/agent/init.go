@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -30,16 +29,24 @@ const (
 // Main is PID 1 of the network-booted environment: drivers, network, Install, restart. It never returns, because the kernel
 // would panic: what goes wrong is printed, and tried again after a pause.
 func Main(ctx context.Context, join Join) {
-	console := openConsole()
+	early := mounts() // consoles are found by what they show
+	console, lines := openConsoles()
 	say(console, "offshoot agent starts")
 	go reap()
 	for {
-		err := boot(ctx, console, join)
-		if err == nil || errors.Is(err, ErrLost) {
-			if err != nil {
-				say(console, "%v: booting from the network again", err)
-			}
+		err := early
+		if err == nil {
+			err = boot(ctx, console, lines, join)
+		}
+		switch early = mounts(); {
+		case err == nil:
+			say(console, "restarting from disk")
 			restart(console)
+		case errors.Is(err, ErrLost):
+			say(console, "%v: booting from the network again", err)
+			restart(console)
+		case errors.Is(err, ErrOff):
+			powerOff(console)
 		}
 		say(console, "stopped: %v", err)
 		say(console, "starting over in %v", afterCrash)
@@ -48,15 +55,12 @@ func Main(ctx context.Context, join Join) {
 }
 
 // boot is one life from bare kernel to a finished disk. A panic in it is one more error.
-func boot(ctx context.Context, console io.Writer, join Join) (err error) {
+func boot(ctx context.Context, console io.Writer, lines <-chan string, join Join) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
 		}
 	}()
-	if err := mounts(); err != nil {
-		return err
-	}
 	line, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
 		return err
@@ -94,7 +98,13 @@ func boot(ctx context.Context, console io.Writer, join Join) (err error) {
 	all.Go(func() { address.keep(ctx, log) })
 	say(console, "ready after %.1f s (%.1f s since the kernel started): %s has %s, serving node %s",
 		time.Since(start).Seconds(), uptime().Seconds(), nic.Attrs().Name, address.address(), url[:strings.LastIndex(url, "/")+1])
-	return Install(ctx, Options{URL: url, Logger: log, Console: console, System: m, Join: join, Lost: lostTime})
+	err = Install(ctx, Options{URL: url, Logger: log, Console: console, Lines: lines, System: m, Join: join, Lost: lostTime})
+	if errors.Is(err, ErrOff) {
+		if err := wakeOnLAN(nic.Attrs().Name); err != nil {
+			say(console, "whether a magic packet will wake this machine is up to its firmware: %v", err)
+		}
+	}
+	return err
 }
 
 // machine is the System of PID 1.
@@ -142,6 +152,20 @@ func (m *machine) Need(_ context.Context, modules ...string) {
 	}
 }
 
+// NetworkFirst looks at the firmware's variables, which are there on machines with UEFI.
+func (m *machine) NetworkFirst(ctx context.Context) (bool, error) {
+	if _, err := os.Stat(filepath.Dir(efiVars)); err != nil {
+		return false, nil //nolint:nilerr // a machine with a BIOS
+	}
+	m.Need(ctx, "efivarfs")
+	if !mounted(efiVars) {
+		if err := unix.Mount("efivarfs", efiVars, "efivarfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+			return false, fmt.Errorf("mount efivarfs: %w", err)
+		}
+	}
+	return networkFirst(efiVars)
+}
+
 // Scratch is /mnt of the initramfs.
 func (m *machine) Scratch() string { return "/mnt" }
 
@@ -171,29 +195,6 @@ func mounted(dir string) bool {
 	return unix.Stat(dir, &here) == nil && unix.Stat(filepath.Dir(dir), &above) == nil && here.Dev != above.Dev
 }
 
-// openConsole returns the consoles of the kernel command line; the kernel's own choice is what /dev/console means.
-func openConsole() io.Writer {
-	f, err := os.OpenFile("/dev/console", os.O_WRONLY|unix.O_NOCTTY, 0)
-	if errors.Is(err, fs.ErrNotExist) || err != nil {
-		return os.Stdout // the kernel opened it for us, or there is none
-	}
-	return f
-}
-
-// consoleLogger prints words for people: no times (the serial log of who reads has them), and no debug lines unless asked.
-func consoleLogger(w io.Writer, verbose bool) *slog.Logger {
-	level := slog.LevelWarn
-	if verbose {
-		level = slog.LevelDebug
-	}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.TimeKey && len(groups) == 0 {
-			return slog.Attr{}
-		}
-		return a
-	}}))
-}
-
 // reap collects children that the kernel gives to PID 1. We start none ourselves, so no one else waits for any.
 func reap() {
 	ch := make(chan os.Signal, 1)
@@ -208,9 +209,17 @@ func reap() {
 	}
 }
 
+// powerOff switches the machine off. It returns only if the kernel does not do it.
+func powerOff(console io.Writer) {
+	say(console, "switching off; on a node, to wake it: offshoot machine wake MAC")
+	unix.Sync()
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
+		say(console, "power off: %v; please switch the machine off", err)
+	}
+}
+
 // restart ends this machine's time with us. It returns only if the kernel does not do it.
 func restart(console io.Writer) {
-	say(console, "restarting from disk")
 	unix.Sync()
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART); err != nil {
 		say(console, "restart: %v; please restart the machine", err)

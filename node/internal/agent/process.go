@@ -40,6 +40,9 @@ func (p Process) Inventory(context.Context) (install.Inventory, error) {
 // Need does nothing.
 func (Process) Need(context.Context, ...string) {}
 
+// NetworkFirst does nothing: the boot order is that of the machine around it.
+func (Process) NetworkFirst(context.Context) (bool, error) { return false, nil }
+
 // Scratch is p.Dir.
 func (p Process) Scratch() string {
 	if p.Dir != "" {

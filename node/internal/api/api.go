@@ -63,6 +63,8 @@ type Desk interface {
 	Evict(ctx context.Context, actor string, node swarm.NodeID, rotateCA bool) (pin string, err error)
 	// AddOperator makes a certificate with its key. The file is the secret; it is kept nowhere.
 	AddOperator(ctx context.Context, actor, name, role string) (file []byte, err error)
+	// Wake sends a magic packet to a machine, on the segment where it was seen last.
+	Wake(ctx context.Context, actor string, mac swarm.MAC) (segment string, err error)
 	// PutRepo has a repository mirrored, after a look at its keyring.
 	PutRepo(ctx context.Context, actor string, repo swarm.Repo) error
 	// RotateKeys begins to change the gossip key.

@@ -136,6 +136,11 @@ func (c *clerk) Prefetch(_ context.Context, actor, profile string, say func(stat
 	return c.err
 }
 
+func (c *clerk) Wake(_ context.Context, actor string, m swarm.MAC) (string, error) {
+	c.note(actor, "wake %s", m)
+	return "s1", c.err
+}
+
 func (c *clerk) RotateKeys(_ context.Context, actor string) error {
 	c.note(actor, "rotate")
 	return c.err

@@ -87,11 +87,6 @@ func (c *Client) Log(ctx context.Context, mac swarm.MAC) ([]status.LogLine, erro
 	return get[[]status.LogLine](ctx, c, "/v1/machines/"+string(mac)+"/log")
 }
 
-// Arm makes the next network boot of a machine an install.
-func (c *Client) Arm(ctx context.Context, mac swarm.MAC, r ArmRequest) error {
-	return c.call(ctx, "POST", "/v1/machines/"+string(mac)+"/arm", r, nil)
-}
-
 // Name gives a machine its name.
 func (c *Client) Name(ctx context.Context, mac swarm.MAC, name string) error {
 	return c.call(ctx, "POST", "/v1/machines/"+string(mac)+"/name", NameRequest{name}, nil)

@@ -23,6 +23,8 @@ var rights = map[string]string{
 	"GET /v1/artifacts/{digest}": "view", "POST /v1/artifacts/{digest}/verify": "operate",
 
 	"POST /v1/machines/{mac}/arm": "operate", "POST /v1/machines/{mac}/name": "operate", "POST /v1/machines/{mac}/hold": "operate", "POST /v1/machines/{mac}/boot": "operate",
+	"POST /v1/machines/{mac}/release": "operate", "POST /v1/machines/{mac}/wake": "operate", "POST /v1/machines/{mac}/reserve": "operate",
+	"POST /v1/machines/{mac}/label": "operate", "POST /v1/machines/{mac}/own-disk": "operate",
 	"POST /v1/tickets/{id}/revoke": "operate", "POST /v1/leases/reserve": "operate", "POST /v1/leases/unreserve": "operate",
 	"POST /v1/segments/{segment}/pools": "operate", "POST /v1/segments/{segment}/move": "operate",
 	"PUT /v1/artifacts": "operate", "GET /v1/profiles/{name}": "operate", "PUT /v1/profiles/{name}": "operate", "DELETE /v1/profiles/{name}": "operate",
@@ -30,6 +32,7 @@ var rights = map[string]string{
 	"PUT /v1/repos/{name}":          "operate", "POST /v1/profiles/{name}/prefetch": "operate",
 	"POST /v1/artifacts/{digest}/pin": "operate", "POST /v1/artifacts/{digest}/unpin": "operate", "DELETE /v1/artifacts/{digest}": "operate", "POST /v1/store": "admin", "DELETE /v1/repos/{name}": "operate",
 
+	"POST /v1/unknown": "admin", "POST /v1/console-installs": "admin",
 	"POST /v1/boot": "admin", "POST /v1/voters": "admin", "POST /v1/stall-after": "admin", "POST /v1/uplink-limit": "admin", "POST /v1/leave": "admin", "POST /v1/nodes/{node}/evict": "admin", "POST /v1/nodes/{node}/trust": "admin",
 	"POST /v1/keys/rotate": "admin", "POST /v1/operators": "admin", "POST /v1/operators/{name}/revoke": "admin",
 	"GET /v1/snapshot": "admin", "PUT /v1/snapshot": "admin",

@@ -37,6 +37,11 @@ func routes() map[string]route {
 		"POST /v1/machines/{mac}/arm":        {role: operate, look: machines, do: onMachine(arm)},
 		"POST /v1/machines/{mac}/name":       {role: operate, look: machines, do: onMachine(name)},
 		"POST /v1/machines/{mac}/hold":       {role: operate, look: machines, do: onMachine(hold)},
+		"POST /v1/machines/{mac}/release":    {role: operate, look: machines, do: onMachine(release)},
+		"POST /v1/machines/{mac}/wake":       {role: operate, look: machines, do: onMachine(wake)},
+		"POST /v1/machines/{mac}/reserve":    {role: operate, look: machines, do: onMachine(reserveMachine)},
+		"POST /v1/machines/{mac}/label":      {role: operate, look: machines, do: onMachine(labelMachine)},
+		"POST /v1/machines/{mac}/own-disk":   {role: operate, look: machines, do: onMachine(ownDisk)},
 		"POST /v1/machines/{mac}/boot":       {role: operate, look: machines, do: onMachine(setLoader)},
 		"POST /v1/tickets/{id}/revoke":       {role: operate, look: "offshoot ticket list", do: revokeTicket},
 		"POST /v1/leases/reserve":            {role: operate, look: "offshoot lease list", do: reserve},
@@ -56,6 +61,8 @@ func routes() map[string]route {
 		"PUT /v1/repos/{name}":               {role: operate, look: repos, do: putRepo},
 		"DELETE /v1/repos/{name}":            {role: operate, look: repos, do: dropRepo},
 
+		"POST /v1/unknown":                 {role: admin, look: machines, do: unknown},
+		"POST /v1/console-installs":        {role: admin, look: machines, do: consoleInstalls},
 		"POST /v1/voters":                  {role: admin, look: members, do: voters},
 		"POST /v1/boot":                    {role: admin, look: "offshoot swarm status", do: func(q *request) (any, error) { return setLoader(q, "") }},
 		"POST /v1/store":                   {role: admin, look: artifacts, do: setStore},
@@ -153,19 +160,6 @@ func why(q *request, mac swarm.MAC) (any, error) {
 
 func log(q *request, mac swarm.MAC) (any, error) {
 	return orEmpty(q.desk.Log(q.Context(), mac)), nil
-}
-
-// ArmRequest is the body of POST /v1/machines/{mac}/arm.
-type ArmRequest struct {
-	Profile string `json:"profile,omitempty"`
-	Disk    string `json:"disk,omitempty"`
-	Wipe    bool   `json:"wipe,omitempty"`
-}
-
-func arm(q *request, mac swarm.MAC) (any, error) {
-	return decide(q, func(b ArmRequest) (swarm.Op, error) {
-		return swarm.ArmMachine{MAC: mac, Profile: b.Profile, Disk: b.Disk, Wipe: b.Wipe}, nil
-	})
 }
 
 // RepoRequest is the body of PUT /v1/repos/{name}.

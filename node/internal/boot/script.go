@@ -41,8 +41,10 @@ type SanBoot struct {
 	Initiator string // the machine's iSCSI name
 }
 
-// OwnDisk leaves the machine to the system on its own disk.
-type OwnDisk struct{}
+// OwnDisk leaves the machine to the system on its own disk, in the way that its firmware understands.
+type OwnDisk struct {
+	Method string // "exit", "sanboot", or "" for what firmware of its kind understands as a rule
+}
 
 // Wait keeps the machine in iPXE. It shows Reason on the screen and asks again.
 type Wait struct {
@@ -78,7 +80,7 @@ func Script(f Facts) string {
 		case SanBoot:
 			body = sanBoot(f, d)
 		case OwnDisk:
-			body = ownDisk(f)
+			body = ownDisk(f, d)
 		case Wait:
 			body = wait(f, d)
 		default:
@@ -157,11 +159,17 @@ func sanBoot(f Facts, s SanBoot) string {
 // disk next in its order, which many have not: sanboot starts the first disk's boot sector itself, and `exit` is what
 // remains. On EFI the firmware knows its own boot entries, and goes on to the next only if this one ended with an error:
 // EDK2 opens its menu after a boot option that ended well (UEFI 2.10, 3.1.7), where a machine without a keyboard stays.
-func ownDisk(f Facts) string {
+//
+// Some models want the other way: Quirk knows them, and operators can say so.
+func ownDisk(f Facts, d OwnDisk) string {
 	head := fmt.Sprintf("echo offshoot: %s starts its own disk\n", who(f))
 	const bios = "sanboot --no-describe --drive 0x80 ||\nexit 1\n"
 	const efi = "exit 1\n"
 	switch {
+	case d.Method == "sanboot":
+		return head + bios
+	case d.Method == "exit":
+		return head + efi
 	case f.Firmware == BIOS:
 		return head + bios
 	case f.Firmware.EFI():

@@ -20,7 +20,7 @@ var ErrNoRoot = errors.New("no root file system found (looked for ext4, xfs, btr
 // RootPartition finds the root file system of a disk of the given size: the largest partition with ext4, xfs or btrfs. An
 // ext4 without /etc is no root; the others cannot be looked into without mounting them, which this package does not do.
 func RootPartition(disk io.ReaderAt, size int64) (Root, error) {
-	parts, err := partitions(disk, size)
+	parts, err := Partitions(disk, size)
 	if err != nil {
 		return Root{}, err
 	}
@@ -39,8 +39,8 @@ func RootPartition(disk io.ReaderAt, size int64) (Root, error) {
 	return Root{}, ErrNoRoot
 }
 
-// partitions are those of the table, or the whole disk as one.
-func partitions(disk io.ReaderAt, size int64) ([]Partition, error) {
+// Partitions are those of the table, or the whole disk as one.
+func Partitions(disk io.ReaderAt, size int64) ([]Partition, error) {
 	t, err := readGPT(disk)
 	if err == nil {
 		return t.parts, nil

@@ -87,6 +87,30 @@ func (t *FileTarget) ZeroRange(off, n int64) error {
 	return t.writeZeros(off, n)
 }
 
+// ErrNoDiscard: the disk knows no way to give blocks back.
+var ErrNoDiscard = errors.New("the disk cannot discard blocks")
+
+// Discard tells the disk that nobody needs a range any more. What is read there afterwards is anything.
+func (t *FileTarget) Discard(off, n int64) error {
+	n &^= sectorSize - 1
+	if n <= 0 {
+		return nil
+	}
+	var err error
+	if t.block {
+		arg := [2]uint64{uint64(off), uint64(n)}
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, t.f.Fd(), unix.BLKDISCARD, uintptr(unsafe.Pointer(&arg[0]))); errno != 0 {
+			err = errno
+		}
+	} else {
+		err = unix.Fallocate(int(t.f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+	}
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTTY) {
+		return ErrNoDiscard
+	}
+	return wrapRange("discard", t.f.Name(), off, n, err)
+}
+
 func (t *FileTarget) writeZeros(off, n int64) error {
 	for n > 0 {
 		k, err := t.f.WriteAt(zeros[:min(n, int64(len(zeros)))], off)

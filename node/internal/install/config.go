@@ -33,8 +33,10 @@ type Config struct {
 	CloudInit map[string]string `json:"cloud_init,omitempty"`
 	RootHash  string            `json:"root_hash,omitempty"` // crypt(5) hash for root; "" leaves the image's own
 	SSHKeys   []string          `json:"ssh_keys,omitempty"`  // lines of authorized_keys for root
-	Binary    string            `json:"binary"`              // SHA-256 in hex that /usr/local/bin/offshoot must have
-	Join      Join              `json:"join"`                // written to /var/lib/offshoot/join.json as it is
+	// LeaveBootOrder: the firmware may go on to start the disk before the network, if that is its order now.
+	LeaveBootOrder bool   `json:"leave_boot_order,omitempty"`
+	Binary         string `json:"binary"` // SHA-256 in hex that /usr/local/bin/offshoot must have
+	Join           Join   `json:"join"`   // written to /var/lib/offshoot/join.json as it is
 }
 
 // Formats that an image may be stored in.
@@ -113,7 +115,7 @@ func (j Join) LogValue() slog.Value {
 	return slog.GroupValue(slog.String("swarm", j.Swarm), slog.String("name", j.Name), slog.String("segment", j.Segment))
 }
 
-// Phase is a stage of an installation, in this order; failed may follow any.
+// Phase is a stage of an installation or a release, in this order; failed may follow any.
 type Phase string
 
 const (
@@ -125,6 +127,8 @@ const (
 	PhasePackages  Phase = "packages"  // an installer unpacks and configures packages
 	PhaseConfigure Phase = "configure" // files are being left on the root file system
 	PhaseInstalled Phase = "installed" // the disk boots; the machine restarts once this is acknowledged
+	PhaseWipe      Phase = "wipe"      // of a release: text says what became of a disk; percent counts discarded blocks
+	PhaseReleased  Phase = "released"  // of a release: all is done
 	PhaseFailed    Phase = "failed"    // text says which step and why; final: the agent has given up until armed again
 )
 

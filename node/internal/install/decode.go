@@ -248,7 +248,7 @@ func (e Event) Validate() error {
 		}
 	}
 	switch e.Phase {
-	case PhaseAgent, PhaseInventory, PhaseInstaller, PhaseDisk, PhaseImage, PhasePackages, PhaseConfigure, PhaseInstalled, PhaseFailed:
+	case PhaseAgent, PhaseInventory, PhaseInstaller, PhaseDisk, PhaseImage, PhasePackages, PhaseConfigure, PhaseInstalled, PhaseWipe, PhaseReleased, PhaseFailed:
 	default:
 		return fmt.Errorf("phase: %q is unknown", clip(string(e.Phase)))
 	}

@@ -14,6 +14,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -55,6 +56,8 @@ type Service interface {
 	Deliver(ctx context.Context, from swarm.NodeID, segment string, term uint64, packets [][]byte) error
 	// Pulse is what this node's ledger says of itself, as JSON.
 	Pulse() ([]byte, error)
+	// Wake sends a magic packet to a machine on a segment that this node serves.
+	Wake(ctx context.Context, from swarm.NodeID, segment string, mac swarm.MAC) error
 	// Traces are what this node remembers of a machine's packets and requests.
 	Traces(mac swarm.MAC) []status.Trace
 	// Log is what this node remembers of a machine's syslog.
@@ -68,6 +71,17 @@ var (
 	// ErrRefused: the node understood and said no; asking again does not help.
 	ErrRefused = errors.New("refused")
 )
+
+// wake answers who asks for a magic packet.
+func wake(s Service) func(ctx context.Context, from swarm.NodeID, r *http.Request, body []byte) ([]byte, error) {
+	return func(ctx context.Context, from swarm.NodeID, r *http.Request, _ []byte) ([]byte, error) {
+		mac, err := swarm.ParseMAC(r.PathValue("mac"))
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+		}
+		return nil, s.Wake(ctx, from, r.PathValue("segment"), mac)
+	}
+}
 
 // Handler serves the peer API. who names the verified node behind a connection. artifacts serves bytes by digest.
 func Handler(s Service, who func(tls.ConnectionState) (swarm.NodeID, error), artifacts http.Handler) http.Handler {
@@ -127,6 +141,7 @@ func Handler(s Service, who func(tls.ConnectionState) (swarm.NodeID, error), art
 	route("GET /v1/pulse", func(context.Context, swarm.NodeID, *http.Request, []byte) ([]byte, error) { return s.Pulse() })
 	route("GET /v1/traces/{mac}", onMachine(func(mac swarm.MAC) any { return s.Traces(mac) }))
 	route("GET /v1/log/{mac}", onMachine(func(mac swarm.MAC) any { return s.Log(mac) }))
+	route("POST /v1/segments/{segment}/wake/{mac}", wake(s))
 	route("POST /v1/deliver", func(ctx context.Context, from swarm.NodeID, _ *http.Request, body []byte) ([]byte, error) {
 		var d delivery
 		if err := json.Unmarshal(body, &d); err != nil {
@@ -379,6 +394,12 @@ func (c *Client) Deliver(ctx context.Context, addr, segment string, term uint64,
 		return err
 	}
 	_, err = c.call(ctx, addr, "POST", "/v1/deliver", body)
+	return err
+}
+
+// Wake has the node that serves a segment send a magic packet.
+func (c *Client) Wake(ctx context.Context, addr, segment string, mac swarm.MAC) error {
+	_, err := c.call(ctx, addr, "POST", "/v1/segments/"+url.PathEscape(segment)+"/wake/"+string(mac), nil)
 	return err
 }
 

@@ -75,6 +75,11 @@ func (f *far) Deliver(_ context.Context, from swarm.NodeID, segment string, term
 	return err
 }
 func (f *far) Pulse() ([]byte, error) { return f.note("pulse") }
+func (f *far) Wake(_ context.Context, from swarm.NodeID, segment string, mac swarm.MAC) error {
+	_, err := f.note("wake %s %s %s", from, segment, mac)
+	return err
+}
+
 func (f *far) Log(mac swarm.MAC) []status.LogLine {
 	return []status.LogLine{{Seq: 7, Text: "of " + string(mac)}}
 }
@@ -144,6 +149,7 @@ func TestEveryCallArrivesWithItsVerifiedCaller(t *testing.T) {
 	answered(c.Pulse(ctx, "node"))
 	answered(c.IssueOperator(ctx, "node", OperatorRequest{Actor: "root", Name: "alice", Role: "view"}))
 	done(c.Deliver(ctx, "node", "s1", 7, [][]byte{[]byte("a"), []byte("b")}))
+	done(c.Wake(ctx, "node", "s1", "52:54:00:00:00:01"))
 	feed, err := c.Feed(ctx, "node", 12)
 	if err != nil {
 		t.Fatal(err)
@@ -158,7 +164,8 @@ func TestEveryCallArrivesWithItsVerifiedCaller(t *testing.T) {
 	}
 	want := []string{
 		"propose 00000000000000aa 3", "redeem request", "admit request", "duty 00000000000000aa s1 7", "certificate 00000000000000aa csr",
-		"authority 00000000000000aa key", "pulse", "operator 00000000000000aa root alice view", `deliver 00000000000000aa s1 7 ["a" "b"]`, "feed 00000000000000aa 12", "traces 52:54:00:00:00:01",
+		"authority 00000000000000aa key", "pulse", "operator 00000000000000aa root alice view", `deliver 00000000000000aa s1 7 ["a" "b"]`, "wake 00000000000000aa s1 52:54:00:00:00:01",
+		"feed 00000000000000aa 12", "traces 52:54:00:00:00:01",
 	}
 	if got := strings.Join(f.asked, "\n"); got != strings.Join(want, "\n") {
 		t.Errorf("asked:\n%s\nwant:\n%s", got, strings.Join(want, "\n"))

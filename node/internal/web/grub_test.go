@@ -21,7 +21,7 @@ func TestGRUBIsToldByItsAddress(t *testing.T) {
 	h := newHouse(t)
 	h.arm()
 	h.want(h.ask(request{path: openly}), http.StatusOK, "linux '(http,192.168.42.1:7480)/artifact/"+kernel+"/vmlinuz'", "'offshoot.url=http://192.168.42.1:7480/b/"+nonce1+"'")
-	h.want(h.ask(request{path: openly, from: addr2}), http.StatusOK, "waits: not armed")
+	h.want(h.ask(request{path: openly, from: addr2}), http.StatusOK, "starts the agent")
 	<-h.noted
 	<-h.noted
 }

@@ -92,9 +92,10 @@ func emptyHouse(t *testing.T, mode swarm.Mode) *house {
 			Args: "console=ttyS0  quiet", RootHash: "$6$salt$0123456789abcdef", SSHKeys: []string{"ssh-ed25519 AAAA me"}, Disk: "smallest",
 		},
 	})
+	h.must(swarm.ReportNode{Address: "192.168.42.1:7400", Protocol: swarm.Protocol, Ports: []swarm.Port{{Name: "lan0", MAC: "02:00:00:00:00:01", Link: true, Segment: "s1"}}})
 	h.must(swarm.PutArtifact{Artifact: swarm.Artifact{Digest: image, Size: 4711, Name: "image"}})
 	h.handler = New(Options{
-		View: h.state.View, Propose: h.propose,
+		View: h.state.View, Changed: h.state.Changed, Propose: h.propose,
 		OnDuty:    func(segment string) bool { return h.duty && segment == "s1" },
 		Programs:  fstest.MapFS{"snponly.efi": {Data: snponly}, "ipxe.efi": {Data: snponly}, "undionly.kpxe": {Data: snponly}, "shimx64.efi": {Data: snponly}, "grubx64.efi": {Data: snponly}},
 		Artifact:  artifact,

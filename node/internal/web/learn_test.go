@@ -29,7 +29,7 @@ func (h *house) leaseOf(mac swarm.MAC) swarm.Lease {
 
 func TestAddressOfOthersIsLearnedFromTheMachineItself(t *testing.T) {
 	h := besideOthers(t)
-	h.want(h.ask(request{path: script1}), http.StatusOK, "not armed")
+	h.want(h.ask(request{path: script1}), http.StatusOK, "the agent")
 	if l := h.leaseOf(mac1); l.Addr != addr1 || l.Class != swarm.LeaseForeign || l.Nonce != nonce1 {
 		t.Fatalf("%+v", l)
 	}

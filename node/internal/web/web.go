@@ -8,6 +8,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,6 +38,7 @@ const ticketLife = 2 * time.Hour
 // Options is what the web needs of the rest of the node.
 type Options struct {
 	View    func() swarm.View
+	Changed func() <-chan struct{} // closed when View shows something else
 	Propose func(ctx context.Context, op swarm.Op) (swarm.Result, error)
 	// OnDuty says whether this node may answer boot requests of a segment now.
 	OnDuty func(segment string) bool
@@ -73,6 +75,7 @@ type Server struct {
 	progress map[swarm.MAC]reported
 	told     map[swarm.MAC]string // boot and answer that are in the diary
 	present  map[swarm.MAC]presence
+	ownDisk  map[swarm.MAC]time.Time // until when a free machine is sent to its own disk, because its console asked for that
 }
 
 type reported struct {
@@ -83,7 +86,10 @@ type reported struct {
 
 // New makes a server; serve its Handler.
 func New(o Options) *Server {
-	return &Server{o: o, isos: isos{artifact: o.Artifact, open: map[string]*openISO{}}, progress: map[swarm.MAC]reported{}, told: map[swarm.MAC]string{}, present: map[swarm.MAC]presence{}}
+	return &Server{
+		o: o, isos: isos{artifact: o.Artifact, open: map[string]*openISO{}}, progress: map[swarm.MAC]reported{}, told: map[swarm.MAC]string{},
+		present: map[swarm.MAC]presence{}, ownDisk: map[swarm.MAC]time.Time{},
+	}
 }
 
 // URL is where the boot script of a nonce is, on the node that has this address on the segment.
@@ -97,6 +103,8 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET "+programs+"{name}", s.program) // HEAD too
 	s.handleGRUB(mux)
 	mux.HandleFunc("GET /b/{nonce}/boot.ipxe", s.script)
+	mux.HandleFunc("GET /b/{nonce}/order", s.order)
+	mux.HandleFunc("POST /b/{nonce}/request", s.request)
 	mux.HandleFunc("GET /b/{nonce}/install", s.config)
 	mux.HandleFunc("GET /b/{nonce}/{file}", s.file)
 	mux.HandleFunc("POST /b/{nonce}/event", s.event)
@@ -220,23 +228,35 @@ func (s *Server) facts(v visit) (boot.Facts, string) {
 }
 
 // decide is the one place where a machine's state becomes what it boots. Only an armed machine, or one whose armed
-// installation is under way, is ever started into the agent.
+// installation or release is under way, is ever started into what writes to disks; one that nobody asked for, into an agent that
+// waits.
 func (s *Server) decide(v visit) (boot.Decision, string) {
 	m := v.machine
-	segment, _ := s.o.View().Segment(v.lease.Segment)
 	switch m.State {
 	case swarm.MachineInstalled:
-		return boot.OwnDisk{}, "its own disk"
+		return ownDisk(m), "its own disk"
 	case swarm.MachineHeld:
 		return boot.Wait{Reason: "held: " + m.Reason}, "wait, held: " + m.Reason
 	case swarm.MachineArmed, swarm.MachineInstalling, swarm.MachineNetboot:
-	default:
+		return s.toInstall(v)
+	case swarm.MachineReleasing:
+		return s.agent(v, "to wipe its disks")
+	}
+	if s.goesToItsDisk(m.MAC, v.now) {
+		return ownDisk(m), "its own disk, as asked for on its console"
+	}
+	settings, _ := s.o.View().Settings()
+	if _, ok := s.o.View().Profile(cmp.Or(m.Profile, settings.Profile)); !ok || settings.UnknownMachines() == swarm.UnknownWait {
 		why := fmt.Sprintf("not armed; on a node run: offshoot machine arm %s", m.MAC)
 		return boot.Wait{Reason: why}, "wait, not armed"
 	}
-	if segment.Beside != "" {
-		// Its node would have an address of that server's among nodes that have theirs from us for ever.
-		why := "nothing is installed for now: " + segment.Beside
+	return s.agent(v, "to wait: nobody has asked for this machine")
+}
+
+// toInstall is what an armed machine boots, if it may be installed now.
+func (s *Server) toInstall(v visit) (boot.Decision, string) {
+	m := v.machine
+	if why := s.beside(v); why != "" {
 		return boot.Wait{Reason: why}, "wait, " + why
 	}
 	p, ok := s.o.View().Profile(m.Profile)
@@ -251,18 +271,33 @@ func (s *Server) decide(v visit) (boot.Decision, string) {
 	return program(s.o.View(), m, p, s.place(v))
 }
 
+// beside says why nothing may be installed on the segment for now, "" if it may.
+func (s *Server) beside(v visit) string {
+	segment, _ := s.o.View().Segment(v.lease.Segment)
+	if segment.Beside == "" {
+		return ""
+	}
+	// Its node would have an address of that server's among nodes that have theirs from us for ever.
+	return "nothing is installed for now: " + segment.Beside
+}
+
 // program is what a machine boots to be installed: the agent, or the installer of its profile.
 func program(view swarm.View, m swarm.Machine, p swarm.Profile, at Place) (boot.Decision, string) {
 	if !driver.Agent(p) {
 		return installer(view, m, p, at)
 	}
+	return agentOf(m, p, at), "the agent, to install profile " + p.Name
+}
+
+// agentOf starts the boot environment of a profile.
+func agentOf(m swarm.Machine, p swarm.Profile, at Place) boot.Agent {
 	base := "http://" + netip.AddrPortFrom(at.Self, Port).String()
 	args := append(strings.Fields(p.Args), "offshoot.url="+base+"/b/"+at.Lease.Nonce, "offshoot.mac="+string(m.MAC))
 	return boot.Agent{
 		Kernel: base + "/artifact/" + p.Kernel + "/vmlinuz",
 		Initrd: base + "/artifact/" + p.Initrd + "/initrd",
 		Args:   args,
-	}, "the agent, to install profile " + p.Name
+	}
 }
 
 // isNews keeps a machine that waits, and asks every few seconds, from filling the diary.
@@ -372,7 +407,7 @@ func (s *Server) render(ctx context.Context, v visit) (install.Config, string, e
 	}
 	return install.Config{
 		Install: m.Install, Machine: string(m.MAC), Hostname: m.Name, Image: image,
-		Disk: disk, Wipe: m.Wipe, CloudInit: seed, RootHash: params.PasswordHash, SSHKeys: params.SSHKeys, Binary: p.Binary,
+		Disk: disk, Wipe: m.Wipe, CloudInit: seed, LeaveBootOrder: p.LeaveBootOrder, RootHash: params.PasswordHash, SSHKeys: params.SSHKeys, Binary: p.Binary,
 		Join: install.Join{
 			Foreign: segment.Foreign(),
 			Swarm:   settings.Swarm, Ticket: secret, Pin: settings.Pin, Endpoints: s.o.Endpoints(segment.ID, v.self),
@@ -414,6 +449,12 @@ func (s *Server) event(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		s.fail(w, r, v, refuse(http.StatusBadRequest, "event: %v", err))
 		return
+	}
+	if e.Install == "" && e.Inventory != nil {
+		if err := s.free(r.Context(), v, e); err != nil {
+			s.fail(w, r, v, err)
+			return
+		}
 	}
 	if e.Install == "" && v.machine.State == swarm.MachineInstalling && s.foreign(v.machine) {
 		e.Install = v.machine.Install // hooks of an installer say no more than they must

@@ -25,7 +25,11 @@ func TestScriptFollowsTheStateOfTheMachine(t *testing.T) {
 		want  []string
 		never string
 	}{
-		{swarm.MachineKnown, func(*house) {}, wait("not armed", "offshoot machine arm "+string(mac1)), "kernel"},
+		{swarm.MachineKnown, func(*house) {}, agent, "sanboot"},
+		{swarm.MachineKnown, func(h *house) { h.must(swarm.SetUnknown{Unknown: swarm.UnknownWait}) }, wait("not armed", "offshoot machine arm "+string(mac1)), "kernel"},
+		{swarm.MachineKnown, func(h *house) { h.must(swarm.SetUnknown{Unknown: swarm.UnknownOff}) }, agent, "sanboot"},
+		{swarm.MachineFree, func(h *house) { h.tell() }, agent, "sanboot"},
+		{swarm.MachineReleasing, func(h *house) { h.must(swarm.ReleaseMachine{MAC: mac1}) }, agent, "sanboot"},
 		{swarm.MachineArmed, (*house).arm, agent, "sanboot"},
 		{swarm.MachineInstalling, func(h *house) { h.arm(); h.config() }, agent, "sanboot"},
 		{swarm.MachineInstalled, func(h *house) {
@@ -80,8 +84,10 @@ func TestScriptIsRefusedWithoutDutyButAnInstallationGoesOn(t *testing.T) {
 func TestConfigIsRefusedUnlessTheMachineIsToBeInstalled(t *testing.T) {
 	t.Parallel()
 	for state, reach := range map[swarm.MachineState]func(*house){
-		swarm.MachineKnown: func(*house) {},
-		swarm.MachineHeld:  func(h *house) { h.arm(); h.must(swarm.HoldMachine{MAC: mac1, Reason: "smells"}) },
+		swarm.MachineKnown:     func(*house) {},
+		swarm.MachineFree:      (*house).tell,
+		swarm.MachineReleasing: func(h *house) { h.must(swarm.ReleaseMachine{MAC: mac1}) },
+		swarm.MachineHeld:      func(h *house) { h.arm(); h.must(swarm.HoldMachine{MAC: mac1, Reason: "smells"}) },
 		swarm.MachineInstalled: func(h *house) {
 			h.arm()
 			c := h.config()
@@ -285,6 +291,7 @@ func TestUnknownNonceIsNotFound(t *testing.T) {
 func TestWaitingMachineKeepsItsNonceAfterItsLeaseRanOut(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
+	h.must(swarm.SetUnknown{Unknown: swarm.UnknownWait})
 	h.pass(2 * time.Hour)
 	h.script("not armed")
 }
