@@ -26,7 +26,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 IPXE_DIR := node/internal/boot/ipxe
 IPXE := $(addprefix $(IPXE_DIR)/,undionly.kpxe ipxe.efi snponly.efi)
 SIGNED_DIR := node/internal/boot/signed
-SIGNED := $(addprefix $(SIGNED_DIR)/,shimx64.efi grubx64.efi)
+SIGNED := $(addprefix $(SIGNED_DIR)/,shimx64.efi grubx64.efi shimaa64.efi grubaa64.efi)
 PROGRAMS := $(IPXE) $(SIGNED)
 LINTER := build/tools/golangci-lint
 # The linter and vet read the tagged tests too, or nobody would.

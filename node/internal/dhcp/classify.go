@@ -59,6 +59,9 @@ func Classify(p *dhcpv4.DHCPv4) (Client, error) {
 		c.Firmware = boot.FirmwareOf(uint16(c.Arch))
 	}
 	c.Class = classOf(p)
+	if c.Class == boot.Ordinary && c.Firmware.UBoot() {
+		c.Class = boot.PXE // option 60 is a board's own word there
+	}
 	if relay := p.Options.Get(dhcpv4.OptionRelayAgentInformation); relay != nil {
 		sub := make(dhcpv4.Options)
 		if err := sub.FromBytes(relay); err != nil {
