@@ -40,7 +40,7 @@ func profileLine(view swarm.View, p swarm.Profile) status.Profile {
 	settings, _ := view.Settings()
 	line := status.Profile{Name: p.Name, Driver: p.Driver, Release: p.Release, Arch: p.Arch, Default: settings.Profile == p.Name, Missing: []string{}}
 	if line.Arch == "" {
-		line.Arch = driver.DefaultArch
+		line.Arch = swarm.DefaultArch
 	}
 	for _, digest := range slices.Compact(slices.Sorted(slices.Values(p.Needs()))) {
 		a, ok := view.Artifact(digest)

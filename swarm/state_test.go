@@ -365,7 +365,7 @@ func FuzzDecodeCommand(f *testing.F) {
 		QuarantineAddress{Segment: "s1", Term: 1, Addr: netip.MustParseAddr("192.168.42.9")}, PutProfile{Profile: Profile{Name: "q"}},
 		PutRepo{Repo{Name: "debian", Upstreams: []string{"http://u.example/debian"}, Keyring: []byte("k")}}, DropRepo{Name: "debian"},
 		PutWorkingSet{Set: WorkingSet{Profile: "p", Digest: digestOf("a"), Size: 9, Files: 1}}, PinArtifact{Digest: "d", Pinned: true}, WithdrawArtifact{Digest: "d"}, SetStore{Bytes: MinStore},
-		SetLoader{MAC: "52:54:00:00:00:01", Loader: LoaderSigned}, LearnLoader{MAC: "52:54:00:00:00:01", Loader: LoaderSigned},
+		SetLoader{MAC: "52:54:00:00:00:01", Loader: LoaderSigned}, LearnLoader{MAC: "52:54:00:00:00:01", Loader: LoaderSigned}, LearnArch{MAC: "52:54:00:00:00:01", Arch: "arm64"},
 	} {
 		if wire, err := (Command{ID: "1", Time: day, By: seedID, Op: op}).Encode(); err == nil {
 			f.Add(wire)
