@@ -199,7 +199,7 @@ func TestProfilesThatCannotBeInstalledAreRefused(t *testing.T) {
 		"driver: debain":                  "did you mean debian?",
 		"driver: debian\nrelease: trixie": "installer: kernel is missing",
 		"driver: image":                   "name its file with --image",
-		"driver: image\nimage: " + digest("a") + "\nparams: {packages: [a]}": "packages: for an image that has cloud-init only",
+		"driver: image\nimage: " + digest("a") + "\nparams: {packages: [a]}":                 "packages: for an image that has cloud-init only",
 		debianHead + "arch: arm64\nagent: {kernel: aaaaaa, initrd: bbbbbb, program: cccccc}": `arch: "arm64"`,
 		strings.Replace(debianHead, "trixie", "trixy", 1):                                    "did you mean trixie?",
 		strings.Replace(debianHead, "kernel:", "kernle:", 1):                                 "kernel is missing",
