@@ -137,7 +137,7 @@ func (w *watch) open(ctx context.Context, all *sync.WaitGroup, s swarm.Segment, 
 	p.note = func(mac swarm.MAC, kind, text string) { w.notes.Go(func() { w.write(ctx, mac, kind, text) }) }
 	p.learn = func(mac swarm.MAC, arch string) {
 		op := swarm.LearnArch{MAC: mac, Arch: arch}
-		if m, known := w.state.View().Machine(mac); known && op.Changes(m) {
+		if m, _ := w.state.View().Machine(mac); op.Changes(m) { // one that is bound may not be here yet
 			w.notes.Go(func() { w.learn(ctx, op) })
 		}
 	}
@@ -309,7 +309,7 @@ func (w *watch) learn(ctx context.Context, op swarm.LearnArch) {
 	ctx, cancel := context.WithTimeout(ctx, noteTime)
 	defer cancel()
 	if err := w.decide(ctx, op); err != nil && ctx.Err() == nil {
-		w.log.Warn("architecture of a machine is not written down", "mac", op.MAC, "arch", op.Arch, "error", err)
+		w.log.Info("architecture of a machine is not written down", "mac", op.MAC, "arch", op.Arch, "error", err)
 	}
 }
 

@@ -2,12 +2,14 @@ package dhcp
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
+	"offshoot/node/internal/boot"
 	"offshoot/swarm"
 )
 
@@ -69,4 +71,21 @@ func TestFirmwareThatGetsGRUBIsNotCalledInVain(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestFirmwareOfMachinesIsToldOnceTheyAreBound, and not for who only asks, whom anybody can invent.
+func TestFirmwareOfMachinesIsToldOnceTheyAreBound(t *testing.T) {
+	var told []boot.Firmware
+	withServer(t, func(b *bench) { b.o.OnFirmware = func(_ swarm.MAC, f boot.Firmware) { told = append(told, f) } }, func(b *bench) {
+		b.say(b.packet(discover, pxe("\x00\x0b")))
+		if len(told) != 0 {
+			t.Errorf("told of a DISCOVER: %v", told)
+		}
+		b.lease(pxe("\x00\x0b"))
+		b.lease() // its operating system, which says nothing
+		b.lease(ipxe())
+		if want := []boot.Firmware{boot.EFIarm64, boot.BIOS}; !slices.Equal(told, want) {
+			t.Errorf("told %v, want %v", told, want)
+		}
+	})
 }
