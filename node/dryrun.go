@@ -58,7 +58,7 @@ func DryRun(ctx context.Context, o Options) (err error) {
 			return err
 		}
 	}
-	port, err := seed.port(ctx, undo, m.Port)
+	port, err := seed.port(ctx, undo, m)
 	if err != nil {
 		return err
 	}

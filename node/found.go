@@ -25,6 +25,7 @@ import (
 // holds a swarm it resumes; the profile is renewed then, the rest stays as it was founded.
 type Seed struct {
 	Interface  string       // "" chooses the one free port
+	VLAN       uint16       // 802.1Q on Interface; 0: without a tag
 	Network    netip.Prefix // our own address with the length of the network; zero is 192.168.42.1/24
 	Range      netip.Prefix // further segments; zero is 10.42.0.0/16
 	Image      string       // path of the disk image, "" only when resuming
@@ -123,21 +124,41 @@ func (s Seed) scout(ctx context.Context, port segment.Port, prober segment.Probe
 }
 
 // port chooses the port and sees that it is up and has link.
-func (s Seed) port(ctx context.Context, undo *segment.Journal, want swarm.MAC) (segment.Port, error) {
-	ports, err := segment.Ports()
-	if err != nil {
-		return segment.Port{}, err
-	}
+func (s Seed) port(ctx context.Context, undo *segment.Journal, m memory) (segment.Port, error) {
 	var port segment.Port
-	if want != "" && s.Interface == "" {
-		port, err = portByMAC(want)
-	} else {
+	ports, err := segment.Ports()
+	switch {
+	case err != nil:
+	case m.Port != "" && s.Interface == "" && m.VLAN != 0:
+		port, err = tagged(undo, m.Port, m.VLAN)
+	case m.Port != "" && s.Interface == "":
+		port, err = portByMAC(m.Port, 0)
+	case s.VLAN != 0:
+		if port, err = segment.PortByName(s.Interface); err == nil {
+			port, err = tagged(undo, port.MAC, s.VLAN)
+		}
+	default:
 		port, err = segment.Choose(ports, s.Interface)
+	}
+	if err == nil && m.Port != "" && port.VLAN != m.VLAN {
+		err = fmt.Errorf("this swarm was founded on VLAN %d (0: without a tag), and %s is VLAN %d: leave --interface and --vlan out, or choose another --data-dir", m.VLAN, port.Name, port.VLAN)
 	}
 	if err != nil || port.Up {
 		return port, err
 	}
 	return raise(ctx, undo, port)
+}
+
+// tagged is the device of a VLAN, which is made where there is none. The port itself may be in use for something else.
+func tagged(undo *segment.Journal, mac swarm.MAC, vlan uint16) (segment.Port, error) {
+	on, err := portByMAC(mac, 0)
+	if err != nil {
+		return on, err
+	}
+	if why := on.Unfit(); why != "" {
+		return on, fmt.Errorf("interface %s cannot carry VLAN %d: %s", on.Name, vlan, why)
+	}
+	return undo.VLAN(on, vlan)
 }
 
 // larder prepares what machines are installed with, and remembers what it learned of an image, so that the second start
@@ -275,7 +296,7 @@ func (s Seed) found(dir string, id *identity.Identity, port segment.Port, at sta
 	if err := id.Enroll(ca.Pin(), cert, ca.Certificate()); err != nil {
 		return memory{}, swarm.Found{}, err
 	}
-	m := memory{Swarm: settings.Swarm, Node: self, Name: name, Ephemeral: true, Port: port.MAC, Address: address, Keys: settings.GossipKeys,
+	m := memory{Swarm: settings.Swarm, Node: self, Name: name, Ephemeral: true, Port: port.MAC, VLAN: port.VLAN, Address: address, Keys: settings.GossipKeys,
 		Foreign: at.mode == swarm.ModeProxy}
 	return m, swarm.Found{
 		Settings: settings,
@@ -283,7 +304,7 @@ func (s Seed) found(dir string, id *identity.Identity, port segment.Port, at sta
 		Network:  address.Masked(),
 		Node: swarm.Node{
 			ID: self, Name: name, Machine: "", Ephemeral: true, Address: netip.AddrPortFrom(address.Addr(), PeerPort).String(), Serial: serial, Key: key,
-			Ports: []swarm.Port{{Name: port.Name, MAC: port.MAC, Link: true, Address: address}},
+			Ports: []swarm.Port{{Name: port.Name, MAC: port.MAC, VLAN: port.VLAN, Link: true, Address: address}},
 		},
 	}, nil
 }

@@ -85,6 +85,9 @@ func CheckDisk(selector string) error {
 	return err
 }
 
+// CheckVLAN refuses what is no 802.1Q id.
+func CheckVLAN(id int) error { return segment.CheckVLAN(id) }
+
 // ParseRange reads the range that further segments are cut from.
 func ParseRange(s string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(s)

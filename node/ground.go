@@ -123,10 +123,14 @@ func (g *ground) ports() ([]segment.Port, error) {
 	for _, p := range all {
 		switch {
 		case p.MAC == g.memory.Port && p.Master == "":
+			if p.VLAN != g.memory.VLAN {
+				continue // what else is on the same port is not ours
+			}
 			if g.memory.Foreign && p.Up && !slices.Contains(p.Addrs, g.memory.Address) {
 				return nil, fmt.Errorf("%w: %s of %s", errMoved, g.memory.Address, p.Name)
 			}
 			mine = append(mine, p)
+		case p.VLAN != 0: // known by its MAC, it could not be told from its port
 		case g.memory.Ephemeral || !settings.Expand || p.Unfit() != "" || p.DefaultRoute || g.foreignAddress(p, self):
 		default:
 			if !p.Up {
@@ -156,7 +160,7 @@ func (g *ground) foreignAddress(p segment.Port, self swarm.Node) bool {
 func (g *ground) survey(ports []segment.Port, self swarm.Node) []swarm.Port {
 	var out []swarm.Port
 	for _, p := range ports {
-		r := swarm.Port{Name: p.Name, MAC: p.MAC, Link: p.Link}
+		r := swarm.Port{Name: p.Name, MAC: p.MAC, VLAN: p.VLAN, Link: p.Link}
 		if i := slices.IndexFunc(self.Ports, func(q swarm.Port) bool { return q.MAC == p.MAC }); i >= 0 {
 			r.Segment, r.Address = self.Ports[i].Segment, self.Ports[i].Address
 		}
@@ -256,6 +260,9 @@ func (g *ground) route() error {
 	t := segment.Topology{Segments: map[string]netip.Prefix{}, Nodes: map[swarm.NodeID]map[string]netip.Addr{}}
 	for _, s := range view.Segments() {
 		t.Segments[s.ID] = s.Network
+		if s.Relayed() { // a router that stands on both, as some nodes do
+			t.Nodes[swarm.NodeID("relay of "+s.ID)] = map[string]netip.Addr{s.ID: s.Relay.There, s.Relay.Segment: s.Relay.Here}
+		}
 	}
 	for _, n := range view.Nodes() {
 		if n.ID != g.self() && (n.Left || !g.alive(n.ID)) {

@@ -27,7 +27,8 @@ func newHearing(r *replica, log *slog.Logger) *hearing {
 
 // ear is one address that is listened on.
 type ear struct {
-	mac     swarm.MAC // of our port
+	mac     swarm.MAC // of our port, and its VLAN
+	vlan    uint16
 	segment string
 	addr    netip.Addr
 }
@@ -44,7 +45,7 @@ func (h *hearing) Run(ctx context.Context) error {
 		wanted := map[ear]bool{}
 		for _, p := range self.Ports {
 			if p.Segment != "" && p.Address.IsValid() {
-				wanted[ear{p.MAC, p.Segment, p.Address.Addr()}] = true
+				wanted[ear{p.MAC, p.VLAN, p.Segment, p.Address.Addr()}] = true
 			}
 		}
 		for e, shut := range open {
@@ -75,7 +76,7 @@ func (h *hearing) Run(ctx context.Context) error {
 func (h *hearing) keepOpen(ctx context.Context, e ear) {
 	said := false
 	for ctx.Err() == nil {
-		port, err := portByMAC(e.mac)
+		port, err := portByMAC(e.mac, e.vlan)
 		if err == nil {
 			err = syslog.New(syslog.Options{
 				Addr: netip.AddrPortFrom(e.addr, syslog.Port).String(), Interface: port.Name, Log: h.log,
@@ -100,7 +101,7 @@ func (h *hearing) keepOpen(ctx context.Context, e ear) {
 // installer may not renew, and nobody else has the address yet.
 func (h *hearing) heard(segment string, from netip.Addr, packet []byte) {
 	view := h.state.View()
-	lease, ok := view.Lease(segment, from)
+	lease, ok := leaseThrough(view, segment, from)
 	if !ok || lease.MAC == "" {
 		h.log.Debug("syslog packet of a stranger dropped", "segment", segment, "from", from)
 		return
@@ -112,6 +113,19 @@ func (h *hearing) heard(segment string, from netip.Addr, packet []byte) {
 	if m, known := view.Machine(lease.MAC); known && m.State == swarm.MachineInstalling {
 		h.relay.add(m, line)
 	}
+}
+
+// leaseThrough is the lease of an address on a segment, or on one whose relay is there.
+func leaseThrough(view swarm.View, segment string, addr netip.Addr) (swarm.Lease, bool) {
+	for _, s := range view.Segments() {
+		if s.ID != segment && s.Relay.Segment != segment {
+			continue
+		}
+		if l, ok := view.Lease(s.ID, addr); ok {
+			return l, true
+		}
+	}
+	return swarm.Lease{}, false
 }
 
 // tell writes down what machines said last, so that the whole swarm knows that they live.

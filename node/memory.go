@@ -28,7 +28,8 @@ type memory struct {
 	Node      swarm.NodeID     `json:"node"`
 	Name      string           `json:"name"`
 	Ephemeral bool             `json:"ephemeral,omitempty"`
-	Port      swarm.MAC        `json:"port"`              // of the home port
+	Port      swarm.MAC        `json:"port"` // of the home port
+	VLAN      uint16           `json:"vlan,omitempty"`
 	Address   netip.Prefix     `json:"address"`           // on the home segment, for ever unless Foreign
 	Foreign   bool             `json:"foreign,omitempty"` // the address is from the server of others, and may be another one next time
 	Gateway   netip.Addr       `json:"gateway,omitzero"`

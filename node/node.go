@@ -133,7 +133,7 @@ func (n *Node) seed(ctx context.Context, s *services, member bool) error {
 			return err
 		}
 	}
-	port, err := seed.port(ctx, s.undo, s.memory.Port)
+	port, err := seed.port(ctx, s.undo, s.memory)
 	if err != nil {
 		return err
 	}
@@ -221,7 +221,7 @@ func (n *Node) installed(ctx context.Context, s *services, join joinFile, member
 	if s.lodging != nil {
 		return s.run(ctx)
 	}
-	port, err := portByMAC(s.memory.Port)
+	port, err := portByMAC(s.memory.Port, s.memory.VLAN)
 	if err != nil {
 		return fmt.Errorf("this node's home: %w", err)
 	}
@@ -237,7 +237,7 @@ func (n *Node) lodge(ctx context.Context, s *services, join joinFile, member boo
 	if member {
 		home, want = s.memory.Port, s.memory.Address
 	}
-	port, err := portByMAC(home)
+	port, err := portByMAC(home, 0)
 	if err != nil {
 		return join, fmt.Errorf("this node's home: %w", err)
 	}

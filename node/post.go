@@ -39,7 +39,7 @@ func (w *watch) Ready() <-chan struct{} { return nil }
 // post is the duty on one segment in one term.
 type post struct {
 	segment swarm.Segment
-	port    swarm.Port
+	port    swarm.Port // on the segment, or where its relay finds this node
 	fence   *fence
 	view    func() swarm.View
 	note    func(mac swarm.MAC, kind, text string) // a warning for a timeline, without holding up who reports it
@@ -83,7 +83,7 @@ func (w *watch) arrange(ctx context.Context, all *sync.WaitGroup) {
 	self, _ := view.Node(w.self())
 	wanted := map[uint64]swarm.Segment{}
 	for _, s := range view.Segments() {
-		if port, on := self.On(s.ID); s.Duty.Holder == w.self() && on && port.Address.IsValid() {
+		if _, ok := self.PortFor(s); s.Duty.Holder == w.self() && ok {
 			wanted[s.Duty.Term] = s
 		}
 	}
@@ -118,7 +118,7 @@ func (w *watch) arrange(ctx context.Context, all *sync.WaitGroup) {
 		}
 		switch {
 		case p == nil:
-			port, _ := self.On(s.ID)
+			port, _ := self.PortFor(s)
 			w.open(ctx, all, s, port, leaving[s.ID])
 		case s.Duty.Next != "" && !p.giving:
 			p.giving = true
@@ -272,6 +272,9 @@ func (w *watch) askLeader(ctx context.Context, p *post) error {
 	}
 	return w.client.RenewDuty(ctx, leader, p.segment.ID, p.segment.Duty.Term)
 }
+
+// relayed says whether the post serves its segment from another one.
+func (p *post) relayed() bool { return p.segment.Relayed() && p.port.Segment != p.segment.ID }
 
 // standing is what the DHCP server may say now.
 func (p *post) standing() dhcp.DutyState {

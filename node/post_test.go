@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"offshoot/node/internal/segment"
 	"offshoot/node/internal/task"
 	"offshoot/swarm"
 )
@@ -57,4 +58,20 @@ func TestNodeWaitsForTheWarningsOfItsPosts(t *testing.T) {
 			t.Error("ended while a warning was being written down")
 		}
 	})
+}
+
+func TestVLANIsNeverTakenForItsPort(t *testing.T) {
+	t.Parallel()
+	ports := []segment.Port{{Name: "eth1", MAC: mac1}, {Name: "eth1.42", MAC: mac1, VLAN: 42}, {Name: "eth2", MAC: mac2, Master: "br0"}}
+	for vlan, want := range map[uint16]string{0: "eth1", 42: "eth1.42", 43: ""} {
+		if p, err := portAmong(ports, mac1, vlan); p.Name != want || (err != nil) != (want == "") {
+			t.Errorf("VLAN %d is on %q, want %q (%v)", vlan, p.Name, want, err)
+		}
+	}
+	if p, err := portAmong(ports[:1], mac1, 42); err == nil {
+		t.Errorf("without its device VLAN 42 is served on %s", p.Name)
+	}
+	if p, err := portAmong(ports, mac2, 0); err == nil {
+		t.Errorf("a port of a bridge was taken: %s", p.Name)
+	}
 }

@@ -135,3 +135,16 @@ func (r *replica) await(ctx context.Context, what string, ok func(swarm.View) bo
 		}
 	}
 }
+
+// eachChange calls look now, and after each change of the state until ctx ends.
+func (r *replica) eachChange(ctx context.Context, look func()) {
+	for {
+		changed := r.state.Changed()
+		look()
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}

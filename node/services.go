@@ -156,6 +156,7 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 	if err := s.openGround(); err != nil {
 		return nil, nil, errors.Join(err, s.share.Close(), l.Close(), s.core.close())
 	}
+	namesTask := &nameServers{replica: s.replica, resolvConf: "/etc/resolv.conf", log: log.With("part", "names")}
 	s.leaver = &leaver{replica: s.replica, alive: s.alive, log: log}
 	if s.taker != nil {
 		s.taker.replica = s.replica
@@ -174,7 +175,7 @@ func (s *services) assemble(ctx context.Context) ([][]task.Task, func(), error) 
 		append(s.rulingTasks(), task.Func("larder", s.keepWarm), task.Func("certificate", s.keepCertificate), task.Func("memory", s.keepMemory),
 			task.Func("sentry", s.keepOut), task.Func("heap", keepHeap), task.Func("mirror", s.repos.Run),
 			task.Func("recording", s.sets.record), task.Func("working sets", s.sets.ahead), task.Func("garbage", s.garbage.run)),
-		{task.Func("hello", s.ground.hello.Run), s.ground},
+		{task.Func("hello", s.ground.hello.Run), s.ground, task.Func("names", namesTask.Run)},
 		{s.watch, task.Func("logs of machines", s.hearing.Run)},
 		{task.Func("beginning", s.begin), task.Func("progress", s.progress)},
 	}
@@ -241,7 +242,7 @@ func (s *services) openCore(mux *identity.Mux, home netip.Addr) error {
 		feeders: s.feeders, lease: maxLease, broken: func(err error) { s.stop(fmt.Errorf("this offshoot cannot go on with its swarm: %w", err)) },
 		journal: s.journal, log: log,
 	}
-	var o outfit
+	o := &outfit{journal: s.journal, mark: s.mark, log: log}
 	p.stations = o.stations
 	if s.core, err = newCore(p, s.state); err != nil {
 		return err
@@ -249,7 +250,7 @@ func (s *services) openCore(mux *identity.Mux, home netip.Addr) error {
 	s.hearing = newHearing(s.replica, log.With("part", "syslog"))
 	s.service.book = s.hearing.book
 	s.boots = dhcp.NewBoots()
-	o = outfit{replica: s.replica, journal: s.journal, boots: s.boots, mark: s.mark, log: log}
+	o.replica, o.boots = s.replica, s.boots
 	if s.founding != nil {
 		if err := s.replica.ledger.Found(); err != nil {
 			return errors.Join(err, s.core.close())

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"offshoot/node/internal/boot"
@@ -35,20 +37,27 @@ type outfit struct {
 	boots   *dhcp.Boots   // that were begun beside the servers of others
 	mark    func() string // of our own DHCP probes
 	log     *slog.Logger
+	hub     dhcp.Hub
+	seats   seats
 }
 
 func (o *outfit) stations(p *post) []station {
-	return []station{
+	all := []station{
 		{name: "dhcp", answers: true, open: func() (task.Task, error) { return o.dhcp(p) }},
 		{name: "tftp", lingers: true, open: func() (task.Task, error) { return o.tftp(p) }},
+	}
+	if p.relayed() {
+		return all // nothing of what follows is heard through a relay
+	}
+	return append(all, []station{
 		{name: "guard against foreign DHCP servers", open: func() (task.Task, error) { return o.guard(p) }},
 		{name: "router advertisements", open: func() (task.Task, error) { return o.noRouter(p) }},
-	}
+	}...)
 }
 
 // guard steps down when somebody else's DHCP server shows up on the segment, and comes back when it has gone: see yield.
 func (o *outfit) guard(p *post) (task.Task, error) {
-	port, err := portByMAC(p.port.MAC)
+	port, err := portByMAC(p.port.MAC, p.port.VLAN)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +87,7 @@ func (o *outfit) meet(ctx context.Context, p *post, foreign []segment.Server) {
 
 // noRouter saves machines that boot their wait for an IPv6 router.
 func (o *outfit) noRouter(p *post) (task.Task, error) {
-	port, err := portByMAC(p.port.MAC)
+	port, err := portByMAC(p.port.MAC, p.port.VLAN)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +110,7 @@ func isOurs(v swarm.View, s segment.Server) bool {
 }
 
 func (o *outfit) dhcp(p *post) (task.Task, error) {
-	port, err := portByMAC(p.port.MAC)
+	port, err := portByMAC(p.port.MAC, p.port.VLAN)
 	if err != nil {
 		return nil, err
 	}
@@ -114,6 +123,7 @@ func (o *outfit) dhcp(p *post) (task.Task, error) {
 		},
 		OnFirmware: func(mac swarm.MAC, f boot.Firmware) { p.learn(mac, f.Arch()) },
 		OnEvent:    func(e dhcp.Event) { p.note(e.MAC, string(e.Kind), e.Text) },
+		Listen:     o.hub.Listen,
 		Boots:      o.boots,
 		Log:        o.log,
 	})
@@ -126,6 +136,13 @@ func giving(p *post, r *replica, o dhcp.Options) (task.Task, error) {
 	now := p.now()
 	// The agent keeps its lease while it writes an image; nobody renews for a machine without an operating system.
 	onSegment(c, self, now, r.ages.longest)
+	if p.segment.Relayed() { // whoever serves it: its router is another machine
+		c.Router = p.segment.Relay.There
+	}
+	if c.Relayed = p.relayed(); c.Relayed && o.Probe == nil {
+		// ARP does not reach it. An address that somebody uses is found by the client that gets it: its DECLINE quarantines it.
+		o.Probe = func(context.Context, netip.Addr) (net.HardwareAddr, error) { return nil, nil }
+	}
 	c.Hostname = func(mac swarm.MAC) string {
 		m, _ := r.state.View().Machine(mac)
 		return m.Name
@@ -133,7 +150,7 @@ func giving(p *post, r *replica, o dhcp.Options) (task.Task, error) {
 	c.Loader = func(mac swarm.MAC) swarm.Loader { return r.state.View().LoaderOf(mac) }
 	c.Former = func(addr netip.Addr) bool {
 		for _, n := range p.view().Nodes() {
-			if other, on := n.On(p.segment.ID); on && other.Address.Addr() == addr && addr != self {
+			if other, ok := n.PortFor(p.segment); ok && other.Address.Addr() == addr && addr != self {
 				return true
 			}
 		}
@@ -143,6 +160,13 @@ func giving(p *post, r *replica, o dhcp.Options) (task.Task, error) {
 		o.Listen = dhcp.Listen
 	}
 	ledger := newLeases(r, p.segment.ID, p.segment.Duty.Term)
+	var services atomic.Pointer[dhcp.Services]
+	look := func() {
+		s := servicesOn(r.state.View(), p.segment.ID, self)
+		services.Store(&s)
+	}
+	look()
+	o.Services = func() dhcp.Services { return *services.Load() }
 	o.Ledger, o.Duty, o.Now, o.Listen = ledger, p.standing, r.now, p.mail.listen(o.Listen)
 	server, err := dhcp.New(o)
 	if err != nil {
@@ -152,6 +176,7 @@ func giving(p *post, r *replica, o dhcp.Options) (task.Task, error) {
 		writing, stop := context.WithCancel(context.WithoutCancel(ctx)) // until the last packet is answered
 		var writer sync.WaitGroup
 		writer.Go(func() { _ = ledger.Run(writing) }) // it has no error
+		writer.Go(func() { r.eachChange(writing, look) })
 		defer writer.Wait()
 		defer stop()
 		return p.serveFrom(ctx, now, r, server)
@@ -199,16 +224,16 @@ func (o *outfit) tftp(p *post) (task.Task, error) {
 	if err != nil {
 		return nil, err
 	}
-	port, err := portByMAC(p.port.MAC)
+	port, err := portByMAC(p.port.MAC, p.port.VLAN)
 	if err != nil {
 		return nil, err
 	}
 	self := p.port.Address.Addr()
-	return tftp.New(tftp.Options{
+	server, err := tftp.New(tftp.Options{
 		Addr: netip.AddrPortFrom(self, 69).String(), Interface: port.Name, MTU: port.MTU, Files: programs,
 		More: scripts(self),
 		OnTransfer: func(t tftp.Transfer) {
-			mac := o.leaseholder(p.segment.ID, t.Client.Addr())
+			mac := o.leaseholder(t.Client.Addr())
 			answer, reason := fmt.Sprintf("%d bytes", t.Sent), ""
 			switch {
 			case t.File == "":
@@ -222,6 +247,17 @@ func (o *outfit) tftp(p *post) (task.Task, error) {
 		},
 		Log: o.log,
 	})
+	if err != nil {
+		return nil, err
+	}
+	return task.Func("tftp", func(ctx context.Context) error {
+		leave, err := o.seats.take(ctx, self)
+		if err != nil {
+			return err
+		}
+		defer leave()
+		return server.Run(ctx)
+	}), nil
 }
 
 // scripts are the small files beside the boot programs that are the same for every machine.
@@ -234,11 +270,15 @@ func scripts(self netip.Addr) map[string]func() ([]byte, error) {
 	return out
 }
 
-func (o *outfit) leaseholder(segment string, addr netip.Addr) swarm.MAC {
-	if l, ok := o.state.View().Lease(segment, addr.Unmap()); ok {
-		return l.MAC
+func (o *outfit) leaseholder(addr netip.Addr) swarm.MAC {
+	addr = addr.Unmap()
+	view := o.state.View()
+	for _, s := range view.Segments() {
+		if l, ok := view.Lease(s.ID, addr); ok {
+			return l.MAC
+		}
 	}
-	return neighbourMAC(addr.Unmap()) // whose address is from the server of others
+	return neighbourMAC(addr) // whose address is from the server of others
 }
 
 // neighbourMAC is who the kernel knows behind an address, "" if nobody.
@@ -250,19 +290,62 @@ func neighbourMAC(addr netip.Addr) swarm.MAC {
 	return mac
 }
 
+// seats let one post at a time serve what is the same for all that have an address in common: those of a segment, and of others that
+// a relay passes on to it. The next one waits until it is free. Safe for concurrent use.
+type seats struct {
+	mu    sync.Mutex
+	taken map[netip.Addr]chan struct{}
+}
+
+// take waits until the seat of addr is free, or ctx ends.
+func (s *seats) take(ctx context.Context, addr netip.Addr) (leave func(), err error) {
+	for {
+		s.mu.Lock()
+		before, taken := s.taken[addr]
+		if !taken {
+			if s.taken == nil {
+				s.taken = map[netip.Addr]chan struct{}{}
+			}
+			mine := make(chan struct{})
+			s.taken[addr] = mine
+			s.mu.Unlock()
+			return func() {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				delete(s.taken, addr)
+				close(mine)
+			}, nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-before:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
 // noteTime bounds how long a warning is tried to be written down.
 const noteTime = 10 * time.Second
 
-// portByMAC finds the port: names can change between two boots.
-func portByMAC(mac swarm.MAC) (segment.Port, error) {
+// portByMAC finds the port: names can change between two boots. A VLAN's device has the MAC of its port, on which nothing must be
+// answered that is meant for the VLAN.
+func portByMAC(mac swarm.MAC, vlan uint16) (segment.Port, error) {
 	ports, err := segment.Ports()
 	if err != nil {
 		return segment.Port{}, err
 	}
+	return portAmong(ports, mac, vlan)
+}
+
+func portAmong(ports []segment.Port, mac swarm.MAC, vlan uint16) (segment.Port, error) {
 	for _, p := range ports {
-		if p.MAC == mac && p.Master == "" {
+		if p.MAC == mac && p.VLAN == vlan && p.Master == "" {
 			return p, nil
 		}
+	}
+	if vlan != 0 {
+		return segment.Port{}, fmt.Errorf("no device for VLAN %d on the port with MAC %s", vlan, mac)
 	}
 	return segment.Port{}, fmt.Errorf("no port with MAC %s in this machine", mac)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -39,6 +40,7 @@ func (p *picture) Status(context.Context) status.Status {
 	s.Settings = status.Settings{
 		Voters: settings.Voters, UplinkLimit: int64(settings.UplinkLimit), Boot: settings.Loader.String(), StallAfter: settings.StallAfter,
 		Unknown: string(settings.UnknownMachines()), ConsoleInstalls: settings.ConsoleInstalls,
+		Domain: settings.NameDomain(), DNS: addrTexts(settings.DNS), DNSOff: settings.DNSOff, NTP: addrTexts(settings.NTP),
 	}
 	names := namesOf(view)
 	s.Asked = names[p.self()]
@@ -146,7 +148,7 @@ func (p *picture) node(view swarm.View, n swarm.Node, roles map[swarm.NodeID]str
 func segmentStatus(view swarm.View, s swarm.Segment, names map[swarm.NodeID]string) status.Segment {
 	out := status.Segment{
 		ID: s.ID, Network: s.Network.String(), Holder: names[s.Duty.Holder], Term: s.Duty.Term, Since: s.Duty.Since, Next: names[s.Duty.Next],
-		Blocked: s.Blocked, Mode: s.Mode.String(), Beside: s.Beside, Nodes: []string{}, Pools: []string{},
+		Blocked: s.Blocked, Relay: relayStatus(s), Mode: s.Mode.String(), Beside: s.Beside, Nodes: []string{}, Pools: []string{},
 	}
 	if s.Mode == swarm.ModeFull {
 		for _, pool := range s.Pools() {
@@ -154,7 +156,8 @@ func segmentStatus(view swarm.View, s swarm.Segment, names map[swarm.NodeID]stri
 		}
 	}
 	for _, n := range view.Nodes() {
-		if _, on := n.On(s.ID); on && !n.Left {
+		_, on := n.On(s.ID)
+		if _, reached := n.PortFor(s); (on || reached) && !n.Left {
 			out.Nodes = append(out.Nodes, n.Name)
 		}
 	}
@@ -165,6 +168,13 @@ func segmentStatus(view swarm.View, s swarm.Segment, names map[swarm.NodeID]stri
 		}
 	}
 	return out
+}
+
+func relayStatus(s swarm.Segment) *status.Relay {
+	if !s.Relayed() {
+		return nil
+	}
+	return &status.Relay{There: s.Relay.There.String(), Here: s.Relay.Here.String(), Segment: s.Relay.Segment}
 }
 
 func machineStatus(view swarm.View, m swarm.Machine) status.Machine {
@@ -274,4 +284,12 @@ func whereIs(m status.Machine) string {
 		return fmt.Sprintf("in phase %s, at %d %%", m.Phase, m.Percent)
 	}
 	return "in phase " + m.Phase
+}
+
+func addrTexts(all []netip.Addr) []string {
+	out := []string{}
+	for _, a := range all {
+		out = append(out, a.String())
+	}
+	return out
 }

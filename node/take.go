@@ -57,7 +57,7 @@ func loadJoin(dir string) (j install.Join, ok bool, err error) {
 
 // stand gives the machine its address and a way to the nodes that let it in.
 func (t *taker) stand() error {
-	port, err := portByMAC(swarm.MAC(t.join.MAC))
+	port, err := portByMAC(swarm.MAC(t.join.MAC), 0)
 	if err != nil {
 		return fmt.Errorf("this machine was installed through the port %s: %w", t.join.MAC, err)
 	}

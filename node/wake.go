@@ -42,7 +42,7 @@ func (s *service) Wake(_ context.Context, from swarm.NodeID, id string, mac swar
 	if !ok {
 		return fmt.Errorf("%w: node %s has no port on segment %q", peer.ErrRefused, self.Name, id)
 	}
-	port, err := portByMAC(on.MAC)
+	port, err := portByMAC(on.MAC, on.VLAN)
 	if err != nil {
 		return err
 	}

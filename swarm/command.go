@@ -70,6 +70,7 @@ var ops = map[string]operation{
 	"add-operator": {AddOperator{}, 1, byLeader}, "revoke-operator": {RevokeOperator{}, 1, byOperator},
 
 	"open-segment": {OpenSegment{}, 1, byMember}, "block-segment": {BlockSegment{}, 1, byHolder}, "set-mode": {SetMode{}, 3, byHolder}, "set-pools": {SetPools{}, 1, byOperator},
+	"add-segment": {AddSegment{}, 3, byOperator}, "remove-segment": {RemoveSegment{}, 3, byOperator},
 	"grant-duty": {GrantDuty{}, 1, byLeader}, "offer-duty": {OfferDuty{}, 1, byHolder}, "pass-duty": {PassDuty{}, 1, byHolder},
 
 	"see-machine": {SeeMachine{}, 1, byMember}, "name-machine": {NameMachine{}, 1, byOperator}, "arm-machine": {ArmMachine{}, 1, byOperator},
@@ -93,6 +94,7 @@ var ops = map[string]operation{
 	"set-store": {SetStore{}, 1, byOperator}, "set-stall-after": {SetStallAfter{}, lifeSince, byOperator},
 	"set-loader": {SetLoader{}, 3, byOperator}, "learn-loader": {LearnLoader{}, 3, byMember},
 	"learn-arch": {LearnArch{}, 3, byMember},
+	"set-domain": {SetDomain{}, 3, byOperator}, "set-dns": {SetDNS{}, 3, byOperator}, "set-ntp": {SetNTP{}, 3, byOperator},
 }
 
 var opNames = func() map[reflect.Type]string {

@@ -87,8 +87,8 @@ func (m *roster) standBys(v View, segments []Segment, usable map[NodeID]Node, or
 	for _, s := range segments {
 		var candidates []Node
 		ready := false
-		for n := range each[Node](v.txn, "node", "segment", s.ID) {
-			if _, ok := usable[n.ID]; ok && n.ID != s.Duty.Holder && n.canServe(s.ID) {
+		for _, n := range v.serversOf(s) {
+			if _, ok := usable[n.ID]; ok && n.ID != s.Duty.Holder {
 				candidates = append(candidates, *n)
 				ready = ready || m.chosen[n.ID]
 			}

@@ -52,6 +52,14 @@ type ReportNode struct {
 	CA       uint64 `json:"ca,omitempty"`       // the last step of a replacement of the CA that it has taken
 }
 
+// since implements newer.
+func (o ReportNode) since() int {
+	if slices.ContainsFunc(o.Ports, func(p Port) bool { return p.VLAN != 0 }) {
+		return 3
+	}
+	return 1
+}
+
 // maxPorts bounds what a node says of its ports; the largest servers have a few dozen.
 const maxPorts = 64
 

@@ -54,7 +54,7 @@ type Liveness struct {
 
 // Assign says what should happen to the duty on one segment: nothing (nil), an offer to the holder to pass it on, the
 // withdrawal of an offer, or a grant once the holder's time is over. The order of choice: warm before cold, durable before
-// ephemeral, the incumbent, least loaded. A holder that lost its right (it left, or is in quarantine) is not renewed, so
+// ephemeral, on the segment before behind a relay, the incumbent, least loaded. A holder that lost its right (it left, or is in quarantine) is not renewed, so
 // its time runs out like that of a dead one: granting earlier could make two nodes answer.
 func Assign(v View, s Segment, l Liveness) Op {
 	if s.Blocked != "" {
@@ -77,10 +77,13 @@ func Assign(v View, s Segment, l Liveness) Op {
 		}
 		return nil
 	}
-	if holder, _ := v.Node(s.Duty.Holder); !holder.Ephemeral {
+	holder, _ := v.Node(s.Duty.Holder)
+	_, on := holder.On(s.ID)
+	if !holder.Ephemeral && (on || !s.Relayed()) {
 		return nil
 	}
-	if best, found := Heir(v, s, l.Alive); found && !best.Ephemeral && best.Warm {
+	best, found := Heir(v, s, l.Alive)
+	if _, there := best.On(s.ID); found && best.ID != holder.ID && !best.Ephemeral && best.Warm && (there || holder.Ephemeral) {
 		return OfferDuty{Segment: s.ID, Term: s.Duty.Term, To: best.ID}
 	}
 	return nil
@@ -95,18 +98,23 @@ func Heir(v View, s Segment, alive func(NodeID) bool) (Node, bool) {
 			load[other.Duty.Holder]++
 		}
 	}
-	for n := range each[Node](v.txn, "node", "segment", s.ID) {
-		if n.canServe(s.ID) && n.Eligible() && alive(n.ID) {
+	for _, n := range v.serversOf(s) {
+		if n.Eligible() && alive(n.ID) {
 			candidates = append(candidates, *n)
 		}
 	}
 	if len(candidates) == 0 {
 		return Node{}, false
 	}
+	stands := func(n Node) bool { // on the segment itself: it needs no relay
+		_, on := n.On(s.ID)
+		return on
+	}
 	rank := func(a, b Node) int {
 		return cmp.Or(
 			-compareBool(a.Warm, b.Warm),
 			compareBool(a.Ephemeral, b.Ephemeral),
+			-compareBool(stands(a), stands(b)),
 			-compareBool(a.ID == s.Duty.Holder, b.ID == s.Duty.Holder),
 			cmp.Compare(load[a.ID], load[b.ID]),
 			a.Joined.Compare(b.Joined),

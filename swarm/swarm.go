@@ -40,6 +40,11 @@ type Settings struct {
 
 	Unknown         Unknown `json:"unknown,omitempty"`          // what machines do that nobody asked for; "": UnknownFree
 	ConsoleInstalls bool    `json:"console_installs,omitempty"` // a free machine may be installed from its console
+
+	Domain string       `json:"domain,omitempty"`  // what names of machines end in; "": see NameDomain
+	DNS    []netip.Addr `json:"dns,omitempty"`     // asked for names that are not ours; none: those that each node asks for itself
+	DNSOff bool         `json:"dns_off,omitempty"` // no node answers names
+	NTP    []netip.Addr `json:"ntp,omitempty"`     // time servers that clients are told of
 }
 
 // MachineState says what a machine may do when it next boots from the network.
@@ -97,6 +102,7 @@ type Machine struct {
 type Port struct {
 	Name    string       `json:"name"`
 	MAC     MAC          `json:"mac"`
+	VLAN    uint16       `json:"vlan,omitempty"` // 802.1Q; a VLAN's device has the MAC of its port
 	Link    bool         `json:"link"`
 	Segment string       `json:"segment,omitempty"` // the segment it is proved to be on
 	Address netip.Prefix `json:"address,omitzero"`
@@ -137,12 +143,6 @@ func (n Node) On(segment string) (Port, bool) {
 	return Port{}, false
 }
 
-// canServe says whether n has what serving a segment takes: a port on it with a link and an address.
-func (n Node) canServe(segment string) bool {
-	p, on := n.On(segment)
-	return on && p.Link && p.Address.IsValid()
-}
-
 // segments are those that n has ports on.
 func (n *Node) segments() []string {
 	var all []string
@@ -163,6 +163,7 @@ type Segment struct {
 	Duty    Duty         `json:"duty"`
 	Blocked string       `json:"blocked,omitempty"` // why nobody may serve it, for example a foreign DHCP server
 	Ranges  []AddrRange  `json:"pools,omitempty"`   // what leases are taken from, if an operator said so: see Pools
+	Relay   Relay        `json:"relay,omitzero"`    // that passes its packets on; zero: nodes stand on the segment
 	Mode    Mode         `json:"mode,omitempty"`
 	Beside  string       `json:"beside,omitempty"` // a segment that is served in full is served by proxy for now: the server that appeared
 }

@@ -18,7 +18,7 @@ import (
 // configKeys are the flags of seed that may stand in a file, in the order in which they are printed. What is missing here is
 // missing for a reason: config and dry-run are said to one run, and whom to ask (operator, endpoint) is no business of a seed.
 var configKeys = []string{
-	"interface", "network", "mode", "range", "name", "image", "live-kernel", "live-modules", "live-args", "disk", "leave-boot-order", "password-hash", "ssh-key",
+	"interface", "network", "vlan", "mode", "range", "name", "image", "live-kernel", "live-modules", "live-args", "disk", "leave-boot-order", "password-hash", "ssh-key",
 	"auto-approve", "expand", "voters", "probe", "metrics", "data-dir", "verbose", "log-format",
 }
 

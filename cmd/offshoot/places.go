@@ -48,7 +48,7 @@ reservations may lie outside. default is .10 to .250 of a /24 again.`,
 			})(c, args)
 		},
 	}
-	return group("segment", "Networks that the swarm serves", list, newMove(s), pools)
+	return group("segment", "Networks that the swarm serves", list, newMove(s), pools, newAddSegment(s), newRemoveSegment(s))
 }
 
 // parseRanges reads ranges FIRST-LAST, or the word default. What fits the segment is the swarm's to say.

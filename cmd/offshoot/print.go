@@ -65,6 +65,11 @@ func printStatus(w io.Writer, s status.Status) error {
 			return err
 		}
 	}
+	if line := servicesLine(s.Settings); line != "" {
+		if _, err := fmt.Fprintln(w, line); err != nil {
+			return err
+		}
+	}
 	if s.Settings.StallAfter != 0 {
 		if _, err := fmt.Fprintln(w, stallLine(s.Settings.StallAfter)); err != nil {
 			return err

@@ -21,7 +21,11 @@ func moment(t time.Time) string {
 func printSegments(w io.Writer, s status.Status) error {
 	var rows [][]string
 	for _, g := range s.Segments {
-		rows = append(rows, []string{g.ID, g.Network, dutyOf(g), fmt.Sprint(g.Term), since(g.Since, s.Time), strings.Join(g.Nodes, ","), fmt.Sprint(g.Leases), strings.Join(g.Pools, ",")})
+		network := g.Network
+		if g.Relay != nil {
+			network += " via " + g.Relay.Here
+		}
+		rows = append(rows, []string{g.ID, network, dutyOf(g), fmt.Sprint(g.Term), since(g.Since, s.Time), strings.Join(g.Nodes, ","), fmt.Sprint(g.Leases), strings.Join(g.Pools, ",")})
 	}
 	return table(w, "SEGMENT NETWORK DUTY TERM FOR NODES LEASES POOLS", rows)
 }

@@ -23,7 +23,7 @@ import (
 
 type seedFlags struct {
 	iface, network, within, image, kernel, modules, disk, passwordHash, sshKey, expand, name, kernelArgs string
-	voters                                                                                               int
+	voters, vlan                                                                                         int
 	metrics                                                                                              string
 	probe                                                                                                time.Duration
 	autoApprove, dryRun, leaveBootOrder                                                                  bool
@@ -59,6 +59,7 @@ port no address, and founds nothing. Since nobody gets an address, it does not s
 		Example: `  sudo offshoot seed --interface eth1 --image debian13.raw.zst
   sudo offshoot seed --image debian13.raw.zst --ssh-key ~/.ssh/id_ed25519.pub --auto-approve
   sudo offshoot seed --config seed.yaml
+  sudo offshoot seed --interface eth1 --vlan 42 --image debian13.raw.zst
   sudo offshoot seed --interface eth0 --mode proxy --image debian13.raw.zst --ssh-key id.pub
   sudo offshoot seed --interface eth1 --dry-run`,
 		Args: exactly(),
@@ -79,6 +80,7 @@ port no address, and founds nothing. Since nobody gets an address, it does not s
 	fl.StringVar(&f.config, "config", "", "file with these flags, a line \"flag: value\" each in YAML, such as offshoot detect -o yaml prints; - reads stdin. Flags on the command line win")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "answer nothing: say what would be answered to the machines on the port, until Ctrl-C")
 	fl.StringVarP(&f.iface, "interface", "i", "", "Ethernet port to serve (default: the one with link, no address and no default route)")
+	fl.IntVar(&f.vlan, "vlan", 0, "802.1Q VLAN on --interface that is served instead of what travels there without a tag; its device is made, and removed at the end")
 	fl.StringVar(&f.mode, "mode", node.ModeAuto, "full: give addresses, and refuse beside another DHCP server; proxy: never give one; auto: full if no other answers, else proxy")
 	fl.StringVar(&f.network, "network", "", "our address on the segment, with the length of its network (default 192.168.42.1/24; as a proxy the one that the port has)")
 	fl.StringVar(&f.within, "range", "", "where further segments are cut from (default 10.42.0.0/16)")
@@ -124,6 +126,15 @@ func (f *seedFlags) run(ctx context.Context, s *settings) error {
 		return f.wrong("probe", " %v: other DHCP servers need at least a second to answer", f.probe)
 	case (f.kernel == "") != (f.modules == ""):
 		return usage("--live-kernel and --live-modules belong together")
+	}
+	if f.vlan != 0 {
+		if err := node.CheckVLAN(f.vlan); err != nil {
+			return f.wrong("vlan", ": %w", err)
+		}
+		if f.iface == "" {
+			return usage("--vlan %d: name the port that it is on with --interface", f.vlan)
+		}
+		seed.VLAN = uint16(f.vlan)
 	}
 	if err := node.CheckMode(f.mode); err != nil {
 		return f.wrong("mode", " %w", err)

@@ -69,7 +69,8 @@ node does this by itself.`,
 		}),
 	}
 	return group("swarm", "The swarm as a whole", newStatus(s), newMembers(s), newLeave(s), newEvict(s), newTrust(s),
-		group("set", "Settings of the swarm", voters, uplinks, newSetStore(s), newSetSwarmBoot(s), newSetStallAfter(s), newSetUnknown(s), newSetConsole(s)), rotate, newAudit(s), newSnapshot(s), newRecover(s))
+		group("set", "Settings of the swarm", voters, uplinks, newSetStore(s), newSetSwarmBoot(s), newSetStallAfter(s), newSetUnknown(s), newSetConsole(s),
+			newSetDomain(s), newSetDNS(s), newSetNTP(s)), rotate, newAudit(s), newSnapshot(s), newRecover(s))
 }
 
 func newSetUnknown(s *settings) *cobra.Command {

@@ -115,7 +115,11 @@ func (b *Bare) script(ctx context.Context) (string, error) {
 		return "", err
 	}
 	size, _ := ack.SubnetMask().Size()
-	for _, args := range [][]string{{"addr", "flush", "dev", "lan0"}, {"addr", "add", fmt.Sprintf("%s/%d", ack.YourIPAddr, size), "dev", "lan0"}} {
+	steps := [][]string{{"addr", "flush", "dev", "lan0"}, {"addr", "add", fmt.Sprintf("%s/%d", ack.YourIPAddr, size), "dev", "lan0"}}
+	if router := ack.Router(); len(router) > 0 && !router[0].Equal(ack.ServerIPAddr) {
+		steps = append(steps, []string{"route", "replace", "default", "via", router[0].String()})
+	}
+	for _, args := range steps {
 		if out, err := b.Host.Run(ctx, "ip", args...); err != nil {
 			return "", fmt.Errorf("ip %v: %w: %s", args, err, out)
 		}

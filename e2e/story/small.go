@@ -22,7 +22,7 @@ type Small struct {
 
 const (
 	smallRoot = 4 << 20
-	smallDisk = 224 << 20
+	smallDisk = 256 << 20
 	// ballastSize is most of what travels, bytes.
 	ballastSize = 48 << 20
 )

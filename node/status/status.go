@@ -41,6 +41,11 @@ type Settings struct {
 	Boot            string `json:"boot"`             // the boot programs of machines that have no choice of their own: auto, ipxe, signed
 	StallAfter      int    `json:"stall_after"`      // seconds that an installation may stand still; 0: what its phase says
 	UplinkLimit     int64  `json:"uplink_limit"`     // bytes per second that a node exchanges with nodes of other segments, each way; 0: no limit
+
+	Domain string   `json:"domain"`  // what names of machines end in
+	DNS    []string `json:"dns"`     // asked for names that are not the swarm's; none: those that each node asks for itself
+	DNSOff bool     `json:"dns_off"` // no node answers names
+	NTP    []string `json:"ntp"`     // time servers that clients are told of
 }
 
 // CAChange is how far the replacement of the swarm's CA has come. It ends when every node has a certificate of the new one.
@@ -95,12 +100,20 @@ type Segment struct {
 	Term    uint64    `json:"term"`
 	Since   time.Time `json:"since"`
 	Next    string    `json:"next,omitempty"` // name of the node that duty is being handed to
-	Nodes   []string  `json:"nodes"`          // names of the nodes that proved to be on it
+	Nodes   []string  `json:"nodes"`          // names of the nodes that proved to be on it, or where its relay finds them
 	Leases  int       `json:"leases"`         // bindings that are alive
 	Blocked string    `json:"blocked,omitempty"`
 	Mode    string    `json:"mode"`             // full: it gives addresses; proxy: another DHCP server does
 	Beside  string    `json:"beside,omitempty"` // why it is served by proxy for now, though it was founded in full
 	Pools   []string  `json:"pools"`            // FIRST-LAST, where leases are taken from; none by proxy
+	Relay   *Relay    `json:"relay,omitempty"`  // of a segment on which no node needs to stand
+}
+
+// Relay is the router that passes the packets of a segment on to nodes.
+type Relay struct {
+	There   string `json:"there"`   // its address on that segment
+	Here    string `json:"here"`    // its address on the segment of the nodes
+	Segment string `json:"segment"` // id of the segment of the nodes
 }
 
 // Machine is a computer seen on a segment, or named by an operator.

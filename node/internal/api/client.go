@@ -221,6 +221,19 @@ func (c *Client) SetPools(ctx context.Context, segment string, pools []Range) er
 	return c.call(ctx, "POST", "/v1/segments/"+url.PathEscape(segment)+"/pools", PoolsRequest{orEmpty(pools)}, nil)
 }
 
+// AddSegment writes down a segment behind a relay and returns its id: relay is the relay's address there, via the one on a segment
+// of nodes.
+func (c *Client) AddSegment(ctx context.Context, network netip.Prefix, relay, via netip.Addr) (string, error) {
+	var s swarm.Segment
+	err := c.call(ctx, "POST", "/v1/segments", SegmentRequest{network, relay, via}, &s)
+	return s.ID, err
+}
+
+// RemoveSegment forgets a segment behind a relay.
+func (c *Client) RemoveSegment(ctx context.Context, segment string) error {
+	return c.call(ctx, "DELETE", "/v1/segments/"+url.PathEscape(segment), nil, nil)
+}
+
 // MoveDuty begins to hand the duty on a segment to a node, by name or id.
 func (c *Client) MoveDuty(ctx context.Context, segment, node string) error {
 	return c.call(ctx, "POST", "/v1/segments/"+url.PathEscape(segment)+"/move", MoveRequest{node}, nil)
@@ -234,6 +247,21 @@ func (c *Client) SetVoters(ctx context.Context, n int) error {
 // SetUplinkLimit changes what each node moves to and from nodes of other segments at most, in bytes per second; 0 is no limit.
 func (c *Client) SetUplinkLimit(ctx context.Context, limit int64) error {
 	return c.call(ctx, "POST", "/v1/uplink-limit", UplinkLimitRequest{&limit}, nil)
+}
+
+// SetDomain changes what names of machines end in; "" is the default.
+func (c *Client) SetDomain(ctx context.Context, domain string) error {
+	return c.call(ctx, "POST", "/v1/domain", DomainRequest{&domain}, nil)
+}
+
+// SetDNS changes whom nodes ask for names that are not the swarm's; none are those that each node asks for itself.
+func (c *Client) SetDNS(ctx context.Context, servers []netip.Addr, off bool) error {
+	return c.call(ctx, "POST", "/v1/dns", DNSRequest{orEmpty(servers), off}, nil)
+}
+
+// SetNTP changes the time servers that clients are told of.
+func (c *Client) SetNTP(ctx context.Context, servers []netip.Addr) error {
+	return c.call(ctx, "POST", "/v1/ntp", NTPRequest{orEmpty(servers)}, nil)
 }
 
 // SetStallAfter changes how many seconds an installation may stand still; 0 is what each phase says.

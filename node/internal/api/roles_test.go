@@ -26,13 +26,14 @@ var rights = map[string]string{
 	"POST /v1/machines/{mac}/release": "operate", "POST /v1/machines/{mac}/wake": "operate", "POST /v1/machines/{mac}/reserve": "operate",
 	"POST /v1/machines/{mac}/label": "operate", "POST /v1/machines/{mac}/own-disk": "operate",
 	"POST /v1/tickets/{id}/revoke": "operate", "POST /v1/leases/reserve": "operate", "POST /v1/leases/unreserve": "operate",
-	"POST /v1/segments/{segment}/pools": "operate", "POST /v1/segments/{segment}/move": "operate",
+	"POST /v1/segments": "operate", "DELETE /v1/segments/{segment}": "operate", "POST /v1/segments/{segment}/pools": "operate", "POST /v1/segments/{segment}/move": "operate",
 	"PUT /v1/artifacts": "operate", "GET /v1/profiles/{name}": "operate", "PUT /v1/profiles/{name}": "operate", "DELETE /v1/profiles/{name}": "operate",
 	"GET /v1/machines/{mac}/render": "operate",
 	"PUT /v1/repos/{name}":          "operate", "POST /v1/profiles/{name}/prefetch": "operate",
 	"POST /v1/artifacts/{digest}/pin": "operate", "POST /v1/artifacts/{digest}/unpin": "operate", "DELETE /v1/artifacts/{digest}": "operate", "POST /v1/store": "admin", "DELETE /v1/repos/{name}": "operate",
 
 	"POST /v1/unknown": "admin", "POST /v1/console-installs": "admin",
+	"POST /v1/domain": "admin", "POST /v1/dns": "admin", "POST /v1/ntp": "admin",
 	"POST /v1/boot": "admin", "POST /v1/voters": "admin", "POST /v1/stall-after": "admin", "POST /v1/uplink-limit": "admin", "POST /v1/leave": "admin", "POST /v1/nodes/{node}/evict": "admin", "POST /v1/nodes/{node}/trust": "admin",
 	"POST /v1/keys/rotate": "admin", "POST /v1/operators": "admin", "POST /v1/operators/{name}/revoke": "admin",
 	"GET /v1/snapshot": "admin", "PUT /v1/snapshot": "admin",
@@ -51,6 +52,8 @@ func TestEveryRouteRefusesTheRolesBelowItsOwn(t *testing.T) {
 	bodies := map[string]string{
 		"POST /v1/leases/reserve": `{"mac":"52:54:00:00:00:01","address":"192.168.42.60"}`, "POST /v1/segments/{segment}/pools": `{"pools":[]}`,
 		"POST /v1/segments/{segment}/move": `{"node":"m3"}`, "POST /v1/uplink-limit": `{"limit":0}`, "POST /v1/stall-after": `{"seconds":0}`,
+		"POST /v1/segments": `{"network":"10.9.0.0/24","relay":"10.9.0.1","via":"192.168.42.254"}`,
+		"POST /v1/domain":   `{"domain":""}`, "POST /v1/dns": `{"servers":[]}`, "POST /v1/ntp": `{"servers":["192.0.2.123"]}`,
 	}
 	bodies["POST /v1/leases/unreserve"] = bodies["POST /v1/leases/reserve"]
 	order := []string{"", "superuser", "View", "view", "operate", "admin"} // those that are none come first

@@ -4,9 +4,9 @@
 // specification), and Server carries the packets. A binding is committed through the Ledger before it is acknowledged, and
 // nothing is sent unless the Duty function allows it at the arrival of the packet and again before the answer leaves.
 //
-// Beside the server of others it is a proxy: it says what to boot, and gives nothing. It refuses to give addresses there, to
-// serve subnets other than its own, and to believe a client-id: a machine is its MAC. It may be imported by node and by tests;
-// it imports boot and swarm.
+// A Server serves one subnet, that of its interface or one behind a relay; a Hub lets several share an interface. Beside the server
+// of others it is a proxy: it says what to boot, and gives nothing. It refuses to give addresses there, and to believe a
+// client-id: a machine is its MAC. It may be imported by node and by tests; it imports boot and swarm.
 package dhcp
 
 import (
@@ -86,10 +86,10 @@ type Config struct {
 	Interface string     // the only interface that is listened on and answered to
 	Server    netip.Addr // our own address there: server identifier, next server, source of every answer
 	Subnet    netip.Prefix
-	Pools     []Range      // what machines without a reservation get their addresses from; may be empty
-	Router    netip.Addr   // invalid: none is announced
-	DNS       []netip.Addr // may be empty
-	Domain    string       // may be empty
+	Relayed   bool       // Subnet is reached through a relay: Server is an address elsewhere
+	Pools     []Range    // what machines without a reservation get their addresses from; may be empty
+	Router    netip.Addr // invalid: none is announced
+	Services
 
 	// Former says whether an address is that of a node which may have held this duty before us: a REQUEST that chose its
 	// offer is answered in its name. May be nil.
@@ -117,6 +117,13 @@ type Config struct {
 	Sole bool
 	// Authoritative answers NAK, instead of nothing, to a client that insists on an address of which we know nothing.
 	Authoritative bool
+}
+
+// Services are what clients are told of besides boot: all of it may be empty.
+type Services struct {
+	DNS    []netip.Addr
+	Domain string
+	NTP    []netip.Addr
 }
 
 // Range is the addresses from First to Last, both included.
@@ -149,7 +156,9 @@ func (c Config) Check() error {
 		return errors.New("no interface is named")
 	case !c.Subnet.IsValid() || !c.Subnet.Addr().Is4() || c.Subnet.Bits() > 30:
 		return fmt.Errorf("subnet %s is not an IPv4 network with room for machines", c.Subnet)
-	case !c.Subnet.Contains(c.Server):
+	case !c.Server.Is4():
+		return fmt.Errorf("our address %s is not one of IPv4", c.Server)
+	case !c.Relayed && !c.Subnet.Contains(c.Server):
 		return fmt.Errorf("our address %s is not in the subnet %s", c.Server, c.Subnet)
 	case c.ScriptURL == nil:
 		return errors.New("no script address is given")

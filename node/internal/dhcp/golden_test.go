@@ -29,7 +29,10 @@ func testConfig() Config {
 	return Config{
 		Interface: "lan0", Server: server, Subnet: netip.MustParsePrefix("192.168.42.0/24"),
 		Pools:  []Range{{netip.MustParseAddr("192.168.42.10"), netip.MustParseAddr("192.168.42.250")}},
-		Router: server, DNS: []netip.Addr{netip.MustParseAddr("192.168.42.2")}, Domain: "lan", Sole: true,
+		Router: server, Sole: true,
+		Services: Services{
+			DNS: []netip.Addr{netip.MustParseAddr("192.168.42.2")}, Domain: "lan", NTP: []netip.Addr{netip.MustParseAddr("192.0.2.123")},
+		},
 		ScriptURL:  func(nonce string) string { return "http://192.168.42.1:7480/b/" + nonce + "/boot.ipxe" },
 		ProgramURL: func(name string) string { return "http://192.168.42.1:7480/boot/" + name },
 	}

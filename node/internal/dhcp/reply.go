@@ -128,16 +128,20 @@ func (d decision) addNetwork(r *dhcpv4.DHCPv4) {
 	if d.cfg.Router.IsValid() {
 		add(dhcpv4.OptionRouter, always, d.cfg.Router.AsSlice())
 	}
-	var dns []byte
-	for _, a := range d.cfg.DNS {
-		dns = append(dns, a.AsSlice()...)
-	}
-	add(dhcpv4.OptionDomainNameServer, always, dns)
+	add(dhcpv4.OptionDomainNameServer, always, addresses(d.cfg.DNS))
+	add(dhcpv4.OptionNTPServers, false, addresses(d.cfg.NTP))
 	if asksFor(d.p, dhcpv4.OptionHostName) {
 		add(dhcpv4.OptionHostName, true, []byte(d.hostname()))
 	}
 	add(dhcpv4.OptionDomainName, false, []byte(d.cfg.Domain))
 	add(dhcpv4.OptionBroadcastAddress, false, d.cfg.broadcast().AsSlice())
+}
+
+func addresses(all []netip.Addr) (out []byte) {
+	for _, a := range all {
+		out = append(out, a.AsSlice()...)
+	}
+	return out
 }
 
 func (d decision) addTimes(r *dhcpv4.DHCPv4, lease time.Duration) {

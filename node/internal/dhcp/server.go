@@ -25,6 +25,8 @@ type Options struct {
 	Config Config
 	Ledger Ledger
 	Duty   func() DutyState
+	// Services are those of now, asked for with every packet. Nil: those of Config.
+	Services func() Services
 	// Probe asks the segment who uses an address; a nil answer means nobody. Called from many goroutines at once. Without
 	// one, ARP on the interface is used.
 	Probe func(ctx context.Context, addr netip.Addr) (net.HardwareAddr, error)
@@ -250,7 +252,11 @@ func (s *Server) handle(ctx context.Context, l Link, j *job) {
 	}
 	defer s.turns.done(c.MAC)
 	view := s.view(ctx, t.Time, c, duty, j)
-	plan := Decide(t.Time, p, c, view, s.cfg)
+	cfg := s.cfg
+	if s.o.Services != nil {
+		cfg.Services = s.o.Services()
+	}
+	plan := Decide(t.Time, p, c, view, cfg)
 	t.Reason, t.Why = plan.Reason, plan.Why
 	if plan.Event != "" {
 		s.event(t.Time, c.MAC, plan.Event, plan.Reason)

@@ -201,6 +201,12 @@ func revert(c change) (done bool, err error) {
 	if c.MAC != "" && swarm.MACOf(link.Attrs().HardwareAddr) != c.MAC {
 		return false, nil // another card has taken the name
 	}
+	if c.Op == opVLAN {
+		if link.Type() != "vlan" {
+			return false, nil
+		}
+		return true, netlink.LinkDel(link)
+	}
 	if c.Op == opAddress {
 		err := netlink.AddrDel(link, &netlink.Addr{IPNet: netOf(c.Prefix)})
 		if errors.Is(err, unix.EADDRNOTAVAIL) {

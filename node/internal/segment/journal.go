@@ -29,6 +29,7 @@ const (
 	opAddress operation = "address" // Prefix was added to Port
 	opForward operation = "forward" // ip_forward was 0
 	opRoutes  operation = "routes"  // routes with our protocol number were set
+	opVLAN    operation = "vlan"    // Port, a VLAN device, was made
 )
 
 // change is one line of the journal: enough to undo it, and to see whether it is still as we left it.
@@ -250,7 +251,7 @@ func decodeJournal(b []byte) (journalFile, error) {
 		return journalFile{}, fmt.Errorf("%w: does not say where it was written", ErrJournal)
 	}
 	for _, c := range f.Changes {
-		onPort := c.Op == opUp || c.Op == opAddress
+		onPort := c.Op == opUp || c.Op == opAddress || c.Op == opVLAN
 		switch {
 		case onPort && c.Port == "", c.Op == opAddress && !c.Prefix.IsValid():
 			return journalFile{}, fmt.Errorf("%w: change %d is incomplete", ErrJournal, c.ID)

@@ -106,6 +106,9 @@ func portOf(l netlink.Link, names map[int]string) (Port, bool) {
 		Up:   a.Flags&net.FlagUp != 0,
 		Link: a.RawFlags&unix.IFF_LOWER_UP != 0 && a.RawFlags&unix.IFF_RUNNING != 0,
 	}
+	if v, ok := l.(*netlink.Vlan); ok {
+		p.VLAN = uint16(v.VlanId)
+	}
 	if a.MasterIndex != 0 {
 		p.Master = names[a.MasterIndex]
 		if p.Master == "" {

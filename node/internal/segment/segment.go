@@ -67,6 +67,8 @@ type Port struct {
 	Up bool
 	// Link is carrier: something answers at the other end.
 	Link bool
+	// VLAN is the 802.1Q id of a VLAN device, which shares the MAC of the port that it is on; 0: what travels without a tag.
+	VLAN uint16
 	// Master names the bridge or bond that owns this port, or is empty.
 	Master string
 	// Addrs holds IPv4 addresses and global IPv6 addresses; link-local ones are made by the kernel and say nothing.
