@@ -20,6 +20,18 @@ import (
 // made one for it here, so this ends when it is fetched.
 func TestMachineOfArm64BootsTheAgent(t *testing.T) {
 	lab.Need(t, lab.MetalArm64)
+	t.Run("PXE", func(t *testing.T) {
+		arm64BootsTheAgent(t, lab.UEFIArm64, "DISCOVER from firmware EFI arm64", "file=shimaa64.efi", "GET shimaa64.efi", "GET grubaa64.efi", "GET grub/open.cfg", "the agent, to wait")
+	})
+	t.Run("HTTP", func(t *testing.T) {
+		arm64BootsTheAgent(t, lab.UEFIArm64HTTP, "DISCOVER from HTTP firmware EFI arm64", "file=http://192.168.42.1:7480/boot/shimaa64.efi", "GET boot/shimaa64.efi",
+			"GET boot/grubaa64.efi", "GET grub/open.cfg", "the agent, to wait")
+	})
+}
+
+// arm64BootsTheAgent wants the traces of the machine in this order.
+func arm64BootsTheAgent(t *testing.T, firmware lab.Firmware, traces ...string) {
+	t.Helper()
 	program, kernel, modules := arm64Parts(t)
 	w := metalWorld(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
@@ -50,7 +62,7 @@ func TestMachineOfArm64BootsTheAgent(t *testing.T) {
 		}
 		return ""
 	})
-	m1, err := w.Lab.Machine("m1", lab.MachineSpec{Networks: []*lab.Network{w.Lan0}, Disk: 4 << 30, Firmware: lab.UEFIArm64})
+	m1, err := w.Lab.Machine("m1", lab.MachineSpec{Networks: []*lab.Network{w.Lan0}, Disk: 4 << 30, Firmware: firmware})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,12 +106,13 @@ func TestMachineOfArm64BootsTheAgent(t *testing.T) {
 			t.Errorf("machine show has no %q", want)
 		}
 	}
-	for _, want := range []string{
-		"DISCOVER from firmware EFI arm64", "file=shimaa64.efi", "GET shimaa64.efi", "GET grubaa64.efi", "GET grub/open.cfg", "the agent, to wait",
-	} {
-		if !strings.Contains(why, want) {
-			t.Errorf("the machine did not leave %q", want)
+	rest := why
+	for _, want := range traces {
+		_, after, found := strings.Cut(rest, want)
+		if !found {
+			t.Fatalf("the machine did not leave %q, or not in its turn", want)
 		}
+		rest = after
 	}
 }
 
