@@ -83,7 +83,7 @@ test-metal: ## the metal tier alone: virtual machines from bare disk to member (
 .PHONY: test-metal-full
 test-metal-full: ## the metal tier, and machines through OVMF (UEFI): by PXE, by HTTP, with Secure Boot, of arm64
 	.ci/deps build wire metal full
-	$(MAKE) build image arm64
+	$(MAKE) build image arm
 	$(GOTEST) -title metal-full -live -tags metal,full -p 1 -timeout 90m -count 1 $(call tagged,metal|full)
 
 .PHONY: wire-tier
@@ -169,8 +169,8 @@ $(OFFSHOOT_IMAGE): | build
 	@mkdir -p $(@D)
 	bin/offshoot image build debian:13 --kernel linux-image-cloud-amd64 -o $@
 
-.PHONY: arm64
-arm64: $(OFFSHOOT_ARM64)/root $(PROGRAMS) ## what machines of arm64 run: build/arm64/offshoot, and a kernel of Debian below build/arm64/root
+.PHONY: arm
+arm: $(OFFSHOOT_ARM64)/root $(PROGRAMS) ## what machines of arm64 run: build/arm64/offshoot, and a kernel of Debian below build/arm64/root
 	GOOS=linux GOARCH=arm64 go build -trimpath -ldflags '$(LDFLAGS)' -o $(OFFSHOOT_ARM64)/offshoot ./cmd/offshoot
 
 $(OFFSHOOT_ARM64)/root:
