@@ -203,10 +203,14 @@ func (w *badWorld) start(h *lab.Host, program string, args ...string) *badRun {
 
 // seedArgs are those of a seed that would start; what comes later counts.
 func (w *badWorld) seedArgs(more ...string) []string {
-	return append([]string{
-		"seed", "--data-dir", w.data, "--interface", "lan0", "--image", w.image, "--live-kernel", w.kernel, "--live-modules", w.modules,
+	args := []string{
+		"seed", "--data-dir", w.data, "--image", w.image, "--live-kernel", w.kernel, "--live-modules", w.modules,
 		"--ssh-key", w.sshPub, "--name", "seed", "--probe", "1s",
-	}, more...)
+	}
+	if !slices.Contains(more, "--interface") { // a second one would be another port
+		args = append(args, "--interface", "lan0")
+	}
+	return append(args, more...)
 }
 
 func (w *badWorld) seed(more ...string) *badRun {

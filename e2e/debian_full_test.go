@@ -60,8 +60,9 @@ func TestDebianInstallerLeavesANode(t *testing.T) {
 					"--driver", "debian", "--release", "trixie", "--kernel", kernel, "--initrd", initrd,
 					"--set", "packages=[less]", "--set", "kernel_args=[console=ttyS0]", "--set", "timezone=Europe/Berlin", "--set", "post=touch /root/post",
 					"--set", "users=[{name: alice, sudo: true, groups: [adm]}]",
-					// The lab's upstream signs nothing; nobody else needs this.
+					// The lab's upstream signs nothing; nobody else needs these.
 					"--set", "installer_args=[debian-installer/allow_unauthenticated=true]",
+					"--set", `pre=mkdir -p /usr/lib/post-base-installer.d && printf '#!/bin/sh\necho "Acquire::AllowInsecureRepositories 1;" >/target/etc/apt/apt.conf.d/99lab\n' >/usr/lib/post-base-installer.d/00lab && chmod 755 /usr/lib/post-base-installer.d/00lab`,
 				}, c.set...),
 			})
 			if err != nil {

@@ -25,6 +25,7 @@ func TestNetworkServices(t *testing.T) {
 		{"NamesAreAnsweredOnTheSegmentOnly", netNames},
 		{"OptionsAreThoseThatTheOperatorSet", netOptions},
 		{"ReservedAddressIsTheMachines", netReserved},
+		{"EveryPortThatIsNamedIsServed", netPorts},
 		{"VLANIsServedAndNotItsPort", netVLAN},
 		{"VLANDeviceThatIsThereIsServedAndStays", netVLANDevice},
 	} {
@@ -212,6 +213,56 @@ func netReserved(w *badWorld) {
 	w.offshoot("lease", "unreserve", mac, "192.168.42.6")
 	if addr, _ := w.leased(client, "lan0"); addr != "192.168.42.6" { // it is its lease still
 		w.t.Errorf("no longer reserved, leased %s", addr)
+	}
+}
+
+// netPorts: of a seed's ports those are served that were named, each with a network of its own, and machines on them reach each other.
+// The others are left alone, and all are as before when it has gone.
+func netPorts(w *badWorld) {
+	lab.Need(w.t, "dhclient")
+	lans := []*lab.Network{w.lan}
+	for _, name := range []string{"lan1", "lan2"} {
+		lan, err := w.lab.Network(name)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		lans = append(lans, lan)
+	}
+	w.host = w.another("two", lans...)
+	before := w.run(w.host, "ip", "-4", "-o", "addr")
+	w.run(w.host, "ip", "addr", "add", "192.0.2.1/24", "dev", "lan2")
+	w.seed("--interface", "lan0,lan2", "--data-dir", w.data+"2").ends(1, "interface lan2 cannot be a further one: it has an address (192.0.2.1/24)")
+	w.seed("--interface", "lan0,lan0", "--data-dir", w.data+"2").ends(1, "it is named twice")
+	w.seed("--interface", "lan0,lan1", "--vlan", "42", "--data-dir", w.data+"2").ends(2, "name the one port")
+	w.run(w.host, "ip", "addr", "del", "192.0.2.1/24", "dev", "lan2")
+
+	r := w.seed("--interface", "lan0,lan1")
+	r.says("further   lan1 gets a segment of its own")
+	near, far := w.another("near", lans[0]), w.another("far", lans[1])
+	addr, _ := w.leased(near, "lan0")
+	other, told := w.leased(far, "lan1")
+	if !strings.HasPrefix(addr, "192.168.42.") || !strings.HasPrefix(other, "10.42.0.") || !strings.Contains(told, "option routers 10.42.0.1;") {
+		w.t.Errorf("leased %s and %s: %s", addr, other, told)
+	}
+	w.run(near, "ping", "-c", "1", "-W", "5", other)
+	if out := w.run(w.host, "ip", "-4", "-o", "addr", "show", "dev", "lan2"); out != "" {
+		w.t.Errorf("a port that was not named has an address: %s", out)
+	}
+
+	// It goes on with them without being told, and leaves nothing.
+	r.signal(syscall.SIGKILL)
+	r.ends(-1)
+	r = w.start(w.host, w.binary, "seed", "--data-dir", w.data, "--probe", "1s")
+	r.says("ready")
+	if again, _ := w.leased(far, "lan1"); again != other {
+		w.t.Errorf("started again, leased %s after %s", again, other)
+	}
+	r.signal(syscall.SIGINT)
+	r.says("Ctrl-C leaves now")
+	r.signal(syscall.SIGINT)
+	r.ends(130)
+	if after := w.run(w.host, "ip", "-4", "-o", "addr"); after != before {
+		w.t.Errorf("the addresses were\n%s\nand are now\n%s", before, after)
 	}
 }
 

@@ -25,6 +25,7 @@ import (
 // holds a swarm it resumes; the profile is renewed then, the rest stays as it was founded.
 type Seed struct {
 	Interface  string       // "" chooses the one free port
+	Further    []string     // other ports, on each of which a segment is opened
 	VLAN       uint16       // 802.1Q on Interface; 0: without a tag
 	Network    netip.Prefix // our own address with the length of the network; zero is 192.168.42.1/24
 	Range      netip.Prefix // further segments; zero is 10.42.0.0/16
@@ -147,6 +148,37 @@ func (s Seed) port(ctx context.Context, undo *segment.Journal, m memory) (segmen
 		return port, err
 	}
 	return raise(ctx, undo, port)
+}
+
+// further finds the other ports that the seed serves. None named are those that it was told the last time.
+func (s Seed) further(home segment.Port, m memory) ([]swarm.MAC, error) {
+	if len(s.Further) == 0 {
+		return m.Further, nil
+	}
+	var macs []swarm.MAC
+	for _, name := range s.Further {
+		p, err := segment.PortByName(name)
+		if err != nil {
+			return nil, err
+		}
+		why := p.Unfit()
+		switch {
+		case why != "":
+		case p.MAC == home.MAC || slices.Contains(macs, p.MAC):
+			why = "it is named twice"
+		case p.VLAN != 0 || home.VLAN != 0:
+			why = "a seed serves a VLAN as its only port"
+		case p.DefaultRoute:
+			why = "it carries the default route"
+		case slices.ContainsFunc(p.Addrs, func(a netip.Prefix) bool { return a.Addr().Is4() }):
+			why = fmt.Sprintf("it has an address (%s), so that another network is there: take it off (ip addr flush dev %s), or name the port first and alone", p.Addrs[0], name)
+		}
+		if why != "" {
+			return nil, fmt.Errorf("interface %s cannot be a further one: %s", name, why)
+		}
+		macs = append(macs, p.MAC)
+	}
+	return macs, nil
 }
 
 // tagged is the device of a VLAN, which is made where there is none. The port itself may be in use for something else.

@@ -111,7 +111,7 @@ func (g *ground) look(ctx context.Context, all *sync.WaitGroup) error {
 }
 
 // ports lists those that this node may stand on: its home port, and on durable nodes that expand every other one that is
-// free. The seed is somebody's laptop: its other ports are none of our business.
+// free. The seed is somebody's laptop: of its other ports those that were named.
 func (g *ground) ports() ([]segment.Port, error) {
 	all, err := segment.Ports()
 	if err != nil {
@@ -131,7 +131,7 @@ func (g *ground) ports() ([]segment.Port, error) {
 			}
 			mine = append(mine, p)
 		case p.VLAN != 0: // known by its MAC, it could not be told from its port
-		case g.memory.Ephemeral || !settings.Expand || p.Unfit() != "" || p.DefaultRoute || g.foreignAddress(p, self):
+		case !slices.Contains(g.memory.Further, p.MAC) && (g.memory.Ephemeral || !settings.Expand) || p.Unfit() != "" || p.DefaultRoute || g.foreignAddress(p, self):
 		default:
 			if !p.Up {
 				if _, err := g.undo.Raise(p); err != nil {
@@ -329,8 +329,7 @@ func (g *ground) shutDoors() {
 // expand opens a segment on every port with link that nobody serves: no neighbour's hello for a while, no foreign DHCP
 // server, nobody of ours with a smaller id who is about to do the same.
 func (g *ground) expand(ctx context.Context, ports []segment.Port, reported []swarm.Port) error {
-	settings, _ := g.state.View().Settings()
-	if !settings.Expand || g.memory.Ephemeral || !g.warm() {
+	if !g.warm() {
 		return nil
 	}
 	for i, p := range reported {

@@ -30,6 +30,7 @@ type memory struct {
 	Ephemeral bool             `json:"ephemeral,omitempty"`
 	Port      swarm.MAC        `json:"port"` // of the home port
 	VLAN      uint16           `json:"vlan,omitempty"`
+	Further   []swarm.MAC      `json:"further,omitempty"` // ports of a seed beside its home port that it serves too
 	Address   netip.Prefix     `json:"address"`           // on the home segment, for ever unless Foreign
 	Foreign   bool             `json:"foreign,omitempty"` // the address is from the server of others, and may be another one next time
 	Gateway   netip.Addr       `json:"gateway,omitzero"`

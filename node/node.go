@@ -137,6 +137,10 @@ func (n *Node) seed(ctx context.Context, s *services, member bool) error {
 	if err != nil {
 		return err
 	}
+	further, err := seed.further(port, s.memory)
+	if err != nil {
+		return err
+	}
 	// The probe takes ten seconds of listening; the larder is stocked meanwhile.
 	var at stance
 	probed := make(chan error, 1)
@@ -160,6 +164,9 @@ func (n *Node) seed(ctx context.Context, s *services, member bool) error {
 	}
 	n.log.Info("probed", "mode", at.mode, "why", at.why, "took", time.Since(started))
 	n.o.Say(fmt.Sprintf("segment   %s on %s, mode %s: %s", at.address, port.Name, at.mode, at.why))
+	for _, name := range seed.Further {
+		n.o.Say("further   " + name + " gets a segment of its own, unless somebody serves there")
+	}
 	s.memory.Address = at.address
 	if !member {
 		name := n.o.Name
@@ -173,6 +180,7 @@ func (n *Node) seed(ctx context.Context, s *services, member bool) error {
 		found.Profile = &s.stocked.profile
 		s.memory, s.founding = m, &found
 	}
+	s.memory.Further = further
 	return s.run(ctx)
 }
 

@@ -92,7 +92,7 @@ func TestCommandLineWinsOverTheFile(t *testing.T) {
 	for _, key := range []string{"interface", "name", "voters", "auto-approve", "probe", "expand"} {
 		got[key] = seed.Flags().Lookup(key).Value.String()
 	}
-	want := map[string]string{"interface": "eth2", "name": "007", "voters": "3", "auto-approve": "true", "probe": "10s", "expand": "auto"}
+	want := map[string]string{"interface": "[eth2]", "name": "007", "voters": "3", "auto-approve": "true", "probe": "10s", "expand": "auto"}
 	if !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

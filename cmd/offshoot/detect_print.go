@@ -114,10 +114,16 @@ func configValues(c *cobra.Command) map[string]any {
 	values := map[string]any{}
 	for _, key := range configKeys {
 		flag := c.Flags().Lookup(key)
-		if flag == nil || flag.Value.String() == "" || c.LocalNonPersistentFlags().Lookup(key) == nil && flag.Value.String() == flag.DefValue {
+		if flag == nil {
 			continue
 		}
 		text := flag.Value.String()
+		if several, err := c.Flags().GetStringSlice(key); err == nil {
+			text = strings.Join(several, ",") // as it is given
+		}
+		if text == "" || c.LocalNonPersistentFlags().Lookup(key) == nil && text == flag.DefValue {
+			continue
+		}
 		values[key] = text
 		switch flag.Value.Type() {
 		case "bool":

@@ -10,7 +10,7 @@ import (
 
 // TestWhatDetectPrintsSeedTakes: every value comes back as it was, however strange.
 func TestWhatDetectPrintsSeedTakes(t *testing.T) {
-	strange := map[string]string{"name": "yes", "live-args": `quiet "a: b" #c`, "disk": "size>=10G", "password-hash": "$6$a$b", "ssh-key": "~/.ssh/id.pub", "interface": "0x1f"}
+	strange := map[string]string{"name": "yes", "live-args": `quiet "a: b" #c`, "disk": "size>=10G", "password-hash": "$6$a$b", "ssh-key": "~/.ssh/id.pub", "interface": "0x1f,eth2"}
 	seed := seedCommand(t)
 	for key, value := range strange {
 		if err := seed.Flags().Lookup(key).Value.Set(value); err != nil {

@@ -22,13 +22,14 @@ import (
 )
 
 type seedFlags struct {
-	iface, network, within, image, kernel, modules, disk, passwordHash, sshKey, expand, name, kernelArgs string
-	voters, vlan                                                                                         int
-	metrics                                                                                              string
-	probe                                                                                                time.Duration
-	autoApprove, dryRun, leaveBootOrder                                                                  bool
-	config, mode                                                                                         string
-	from                                                                                                 map[string]string // where the file set a flag: FILE:LINE: flag
+	network, within, image, kernel, modules, disk, passwordHash, sshKey, expand, name, kernelArgs string
+	voters, vlan                                                                                  int
+	metrics                                                                                       string
+	probe                                                                                         time.Duration
+	autoApprove, dryRun, leaveBootOrder                                                           bool
+	config, mode                                                                                  string
+	interfaces                                                                                    []string
+	from                                                                                          map[string]string // where the file set a flag: FILE:LINE: flag
 }
 
 // wrong is a mistake in a flag, with where it was set.
@@ -40,11 +41,14 @@ func newSeed(s *settings) *cobra.Command {
 	f := &seedFlags{}
 	c := &cobra.Command{
 		Use:   "seed",
-		Short: "Found a swarm on this machine and install the machines on one of its ports",
-		Long: `seed founds a swarm and serves one segment: DHCP, TFTP, HTTP boot and the disk image. A machine
+		Short: "Found a swarm on this machine and install the machines on its ports",
+		Long: `seed founds a swarm and serves a segment: DHCP, TFTP, HTTP boot and the disk image. A machine
 that boots from the network there is installed if it is armed (offshoot machine arm MAC) or if
 --auto-approve arms every machine that shows itself. When an installed machine has joined, it takes
 over, and this one can be unplugged.
+
+Of several ports (--interface eth1,eth2) the first is that segment. Each other one gets a segment of its own when nobody serves there,
+and this machine routes between them: before it is unplugged, something else must, or the nodes do not reach each other.
 
 Started again on the same data directory, seed goes on where it was; --image is needed only the
 first time. Ctrl-C hands everything over first; a second Ctrl-C leaves at once.
@@ -59,6 +63,7 @@ port no address, and founds nothing. Since nobody gets an address, it does not s
 		Example: `  sudo offshoot seed --interface eth1 --image debian13.raw.zst
   sudo offshoot seed --image debian13.raw.zst --ssh-key ~/.ssh/id_ed25519.pub --auto-approve
   sudo offshoot seed --config seed.yaml
+  sudo offshoot seed --interface eth1,eth2 --image debian13.raw.zst --ssh-key id.pub
   sudo offshoot seed --interface eth1 --vlan 42 --image debian13.raw.zst
   sudo offshoot seed --interface eth0 --mode proxy --image debian13.raw.zst --ssh-key id.pub
   sudo offshoot seed --interface eth1 --dry-run`,
@@ -79,7 +84,7 @@ port no address, and founds nothing. Since nobody gets an address, it does not s
 	fl := c.Flags()
 	fl.StringVar(&f.config, "config", "", "file with these flags, a line \"flag: value\" each in YAML, such as offshoot detect -o yaml prints; - reads stdin. Flags on the command line win")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "answer nothing: say what would be answered to the machines on the port, until Ctrl-C")
-	fl.StringVarP(&f.iface, "interface", "i", "", "Ethernet port to serve (default: the one with link, no address and no default route)")
+	fl.StringSliceVarP(&f.interfaces, "interface", "i", nil, "Ethernet port to serve (default: the one with link, no address and no default route); of several the first gets --network, each other a segment of --range")
 	fl.IntVar(&f.vlan, "vlan", 0, "802.1Q VLAN on --interface that is served instead of what travels there without a tag; its device is made, and removed at the end")
 	fl.StringVar(&f.mode, "mode", node.ModeAuto, "full: give addresses, and refuse beside another DHCP server; proxy: never give one; auto: full if no other answers, else proxy")
 	fl.StringVar(&f.network, "network", "", "our address on the segment, with the length of its network (default 192.168.42.1/24; as a proxy the one that the port has)")
@@ -103,8 +108,11 @@ port no address, and founds nothing. Since nobody gets an address, it does not s
 
 func (f *seedFlags) run(ctx context.Context, s *settings) error {
 	seed := &node.Seed{
-		Interface: f.iface, Image: f.image, Kernel: f.kernel, Modules: f.modules, Disk: f.disk, KernelArgs: f.kernelArgs, Voters: f.voters,
+		Image: f.image, Kernel: f.kernel, Modules: f.modules, Disk: f.disk, KernelArgs: f.kernelArgs, Voters: f.voters,
 		LeaveBootOrder: f.leaveBootOrder, AutoApprove: f.autoApprove, Expand: f.expand == "auto", Probe: node.ProbeFor(f.probe), Mode: f.mode,
+	}
+	if len(f.interfaces) > 0 {
+		seed.Interface, seed.Further = f.interfaces[0], f.interfaces[1:]
 	}
 	var err error
 	if f.network != "" {
@@ -131,8 +139,8 @@ func (f *seedFlags) run(ctx context.Context, s *settings) error {
 		if err := node.CheckVLAN(f.vlan); err != nil {
 			return f.wrong("vlan", ": %w", err)
 		}
-		if f.iface == "" {
-			return usage("--vlan %d: name the port that it is on with --interface", f.vlan)
+		if len(f.interfaces) != 1 {
+			return usage("--vlan %d: name the one port that it is on with --interface", f.vlan)
 		}
 		seed.VLAN = uint16(f.vlan)
 	}
