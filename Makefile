@@ -17,6 +17,8 @@ export PATH := $(PATH):/usr/sbin:/sbin
 export CGO_ENABLED := 0
 export OFFSHOOT_BIN := $(CURDIR)/bin/offshoot
 export OFFSHOOT_IMAGE := $(CURDIR)/build/debian13-demo.raw.zst
+# What machines of arm64 run.
+export OFFSHOOT_ARM64 := $(CURDIR)/build/arm64
 # Logs, captures and disks of scenarios that failed are kept here (docs/testing.md).
 export OFFSHOOT_KEEP := $(CURDIR)/build/failed
 
@@ -26,7 +28,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 IPXE_DIR := node/internal/boot/ipxe
 IPXE := $(addprefix $(IPXE_DIR)/,undionly.kpxe ipxe.efi snponly.efi)
 SIGNED_DIR := node/internal/boot/signed
-SIGNED := $(addprefix $(SIGNED_DIR)/,shimx64.efi grubx64.efi)
+SIGNED := $(addprefix $(SIGNED_DIR)/,shimx64.efi grubx64.efi shimaa64.efi grubaa64.efi)
 PROGRAMS := $(IPXE) $(SIGNED)
 LINTER := build/tools/golangci-lint
 # The linter and vet read the tagged tests too, or nobody would.
@@ -79,9 +81,9 @@ test-metal: ## the metal tier alone: virtual machines from bare disk to member (
 	$(MAKE) build image metal-tier
 
 .PHONY: test-metal-full
-test-metal-full: ## the metal tier, and machines through OVMF (UEFI): by PXE, by HTTP, with Secure Boot
-	.ci/deps build wire metal
-	$(MAKE) build image
+test-metal-full: ## the metal tier, and machines through OVMF (UEFI): by PXE, by HTTP, with Secure Boot, of arm64
+	.ci/deps build wire metal full
+	$(MAKE) build image arm
 	$(GOTEST) -title metal-full -live -tags metal,full -p 1 -timeout 90m -count 1 $(call tagged,metal|full)
 
 .PHONY: wire-tier
@@ -166,6 +168,15 @@ image: $(OFFSHOOT_IMAGE) ## the golden image of the demo and the metal tier
 $(OFFSHOOT_IMAGE): | build
 	@mkdir -p $(@D)
 	bin/offshoot image build debian:13 --kernel linux-image-cloud-amd64 -o $@
+
+.PHONY: arm
+arm: $(OFFSHOOT_ARM64)/root $(PROGRAMS) ## what machines of arm64 run: build/arm64/offshoot, and a kernel of Debian below build/arm64/root
+	GOOS=linux GOARCH=arm64 go build -trimpath -ldflags '$(LDFLAGS)' -o $(OFFSHOOT_ARM64)/offshoot ./cmd/offshoot
+
+$(OFFSHOOT_ARM64)/root:
+	@rm -rf $@.new
+	.ci/unpack arm64 $@.new linux-image-cloud-arm64
+	mv $@.new $@
 
 $(IPXE) &:
 	.ci/ipxe $(IPXE_DIR)

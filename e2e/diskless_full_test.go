@@ -45,6 +45,14 @@ func TestDisklessMachinesStartTheirRootOnTheNetwork(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := w.Until(ctx, seed, "the seed serves", func(s status.Status) string {
+		if len(s.Segments) == 0 || s.Segments[0].Holder == "" || !s.Nodes[0].Warm {
+			return "not yet"
+		}
+		return ""
+	}); err != nil {
+		t.Fatal(err)
+	}
 	kernel := []string{"--kernel", s.kernel, "--initrd", s.initrd, "--set", "kernel_args=[console=ttyS0]"}
 	for _, c := range []struct {
 		machine, root string

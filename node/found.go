@@ -238,6 +238,9 @@ func (l *larder) stock(ctx context.Context, s Seed) (swarm.Profile, []swarm.Arti
 	if err != nil {
 		return p, nil, err
 	}
+	if env.Arch != swarm.DefaultArch {
+		p.Arch = env.Arch
+	}
 	if p.Kernel, err = publish(env.KernelPath, "vmlinuz-"+env.Version, k.Kernel, "from the image"); err != nil {
 		return p, nil, err
 	}

@@ -43,6 +43,7 @@ type post struct {
 	fence   *fence
 	view    func() swarm.View
 	note    func(mac swarm.MAC, kind, text string) // a warning for a timeline, without holding up who reports it
+	learn   func(mac swarm.MAC, arch string)       // what a machine is, likewise
 	mail    *mailbox
 	stop    context.CancelFunc // of everything but what lingers
 	cut     context.CancelFunc // of what lingers
@@ -134,6 +135,12 @@ func (w *watch) open(ctx context.Context, all *sync.WaitGroup, s swarm.Segment, 
 	}
 	p.blocked.Store(s.Blocked != "")
 	p.note = func(mac swarm.MAC, kind, text string) { w.notes.Go(func() { w.write(ctx, mac, kind, text) }) }
+	p.learn = func(mac swarm.MAC, arch string) {
+		op := swarm.LearnArch{MAC: mac, Arch: arch}
+		if m, _ := w.state.View().Machine(mac); op.Changes(m) { // one that is bound may not be here yet
+			w.notes.Go(func() { w.learn(ctx, op) })
+		}
+	}
 	w.posts[s.Duty.Term] = p
 	inner, stop := context.WithCancel(ctx)
 	answering, mute := context.WithCancel(inner)
@@ -297,6 +304,15 @@ func (w *watch) write(ctx context.Context, mac swarm.MAC, kind, text string) {
 	defer cancel()
 	if err := w.decide(ctx, swarm.Note{MAC: mac, Kind: kind, Text: text, Warn: true}); err != nil && ctx.Err() == nil {
 		w.log.Warn("warning is not on the timeline", "mac", mac, "kind", kind, "text", text, "error", err)
+	}
+}
+
+// learn writes down what a machine is. If that fails, its next packet says it again.
+func (w *watch) learn(ctx context.Context, op swarm.LearnArch) {
+	ctx, cancel := context.WithTimeout(ctx, noteTime)
+	defer cancel()
+	if err := w.decide(ctx, op); err != nil && ctx.Err() == nil {
+		w.log.Info("architecture of a machine is not written down", "mac", op.MAC, "arch", op.Arch, "error", err)
 	}
 }
 

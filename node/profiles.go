@@ -42,7 +42,7 @@ func profileLine(view swarm.View, p swarm.Profile) status.Profile {
 	settings, _ := view.Settings()
 	line := status.Profile{Name: p.Name, Driver: p.Driver, Release: p.Release, Arch: p.Arch, Default: settings.Profile == p.Name, Missing: []string{}}
 	if line.Arch == "" {
-		line.Arch = driver.DefaultArch
+		line.Arch = swarm.DefaultArch
 	}
 	for _, digest := range slices.Compact(slices.Sorted(slices.Values(p.Needs()))) {
 		a, ok := view.Artifact(digest)
@@ -139,7 +139,7 @@ func draft(view swarm.View, name string, document []byte, how PutHow) (swarm.Pro
 		return p, err
 	}
 	if !how.Check {
-		if err := spellOut(view, &p); err != nil {
+		if err := spellOut(view, &p, doc.Agent != driver.Environment{}); err != nil {
 			return p, err
 		}
 	}
@@ -152,8 +152,9 @@ func draft(view swarm.View, name string, document []byte, how PutHow) (swarm.Pro
 	return p, nil
 }
 
-// spellOut completes digests of which only the beginning was written, and refuses those of which nothing is known.
-func spellOut(view swarm.View, p *swarm.Profile) error {
+// spellOut completes digests of which only the beginning was written, and refuses those of which nothing is known. ownAgent says that
+// those of the agent were written.
+func spellOut(view swarm.View, p *swarm.Profile, ownAgent bool) error {
 	find := func(what, begin string) (string, error) {
 		var found []string
 		for _, a := range view.Artifacts() {
@@ -170,6 +171,16 @@ func spellOut(view swarm.View, p *swarm.Profile) error {
 	if p.Image != "" {
 		if p.Image, err = find("image", p.Image); err != nil {
 			return err
+		}
+	}
+	if ownAgent {
+		for _, d := range []struct {
+			name   string
+			digest *string
+		}{{"kernel", &p.Kernel}, {"initrd", &p.Initrd}, {"program", &p.Binary}} {
+			if *d.digest, err = find("agent."+d.name, *d.digest); err != nil {
+				return err
+			}
 		}
 	}
 	p.Installer = maps.Clone(p.Installer)

@@ -120,3 +120,39 @@ func TestProfileListSaysWhatIsMissing(t *testing.T) {
 		t.Errorf("%+v", line)
 	}
 }
+
+// TestProfileOfAnotherArchitectureHasAnAgentOfItsOwn, which its document shows; that of profiles which take the default one is not shown.
+func TestProfileOfAnotherArchitectureHasAnAgentOfItsOwn(t *testing.T) {
+	t.Parallel()
+	b := stocked(t)
+	document := "driver: image\narch: arm64\nimage: eeeeee\n"
+	if _, err := draft(b.state.View(), "arm", []byte(document), PutHow{}); err == nil || !strings.Contains(err.Error(), "--program") {
+		t.Errorf("with the agent of amd64: %v", err)
+	}
+	if _, err := draft(b.state.View(), "arm", []byte(document+"agent: {kernel: ffffff}"), PutHow{}); err == nil || !strings.Contains(err.Error(), "it takes a kernel, an initrd and a program") {
+		t.Errorf("half of one: %v", err)
+	}
+	if _, err := draft(b.state.View(), "arm", []byte(document+"agent: {kernel: ffffff, initrd: 999999, program: aaaaaa}"), PutHow{}); err == nil || !strings.Contains(err.Error(), "agent.initrd: 0 artifacts") {
+		t.Errorf("of an artifact that nobody has: %v", err)
+	}
+	p, err := draft(b.state.View(), "arm", []byte(document+"agent: {kernel: ffffff, initrd: '111111', program: aaaaaa, args: quiet}"), PutHow{})
+	if err != nil || p.Kernel != strings.Repeat("f", 64) || p.Initrd != strings.Repeat("1", 64) || p.Binary != strings.Repeat("a", 64) || p.Args != "quiet" {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	b.apply("ann", swarm.PutProfile{Profile: p})
+	doc, err := driver.DocumentOf(p)
+	if err != nil || doc.Agent.Program != p.Binary {
+		t.Errorf("%+v, %v", doc, err)
+	}
+	doc.Agent = driver.Environment{}
+	text, err := doc.YAML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := draft(b.state.View(), "arm", text, PutHow{}); err != nil || again.Kernel != p.Kernel {
+		t.Errorf("a document that does not say it: %+v, %v", again, err)
+	}
+	if doc, err := driver.DocumentOf(swarm.Profile{Name: "x", Driver: "image", Kernel: p.Kernel}); err != nil || doc.Agent != (driver.Environment{}) {
+		t.Errorf("shown for amd64: %+v, %v", doc, err)
+	}
+}

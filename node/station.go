@@ -121,10 +121,11 @@ func (o *outfit) dhcp(p *post) (task.Task, error) {
 				o.journal.add(t.Time, t.MAC, "dhcp", t.What, t.Answer, t.Reason)
 			}
 		},
-		OnEvent: func(e dhcp.Event) { p.note(e.MAC, string(e.Kind), e.Text) },
-		Listen:  o.hub.Listen,
-		Boots:   o.boots,
-		Log:     o.log,
+		OnFirmware: func(mac swarm.MAC, f boot.Firmware) { p.learn(mac, f.Arch()) },
+		OnEvent:    func(e dhcp.Event) { p.note(e.MAC, string(e.Kind), e.Text) },
+		Listen:     o.hub.Listen,
+		Boots:      o.boots,
+		Log:        o.log,
 	})
 }
 

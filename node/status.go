@@ -180,7 +180,7 @@ func relayStatus(s swarm.Segment) *status.Relay {
 func machineStatus(view swarm.View, m swarm.Machine) status.Machine {
 	out := status.Machine{
 		MAC: string(m.MAC), Name: m.Name, State: string(m.State), Reason: m.Reason, Segment: m.Segment, Profile: m.Profile, Phase: m.Phase, Text: m.Text,
-		Percent: m.Percent, Boot: string(m.Loader), Node: string(m.Node), LastSeen: m.LastSeen, User: m.Remarks.User, Labels: m.Remarks.Labels, OwnDisk: m.Remarks.OwnDisk,
+		Percent: m.Percent, Boot: string(m.Loader), Arch: m.Arch, Node: string(m.Node), LastSeen: m.LastSeen, User: m.Remarks.User, Labels: m.Remarks.Labels, OwnDisk: m.Remarks.OwnDisk,
 		Heard: m.Life.Heard, Said: m.Life.Said, Stalled: m.Life.Stalled,
 	}
 	if l, ok := view.LeaseOf(m.Segment, m.MAC); ok {

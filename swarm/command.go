@@ -93,6 +93,7 @@ var ops = map[string]operation{
 	"put-working-set": {PutWorkingSet{}, 1, byMember}, "pin-artifact": {PinArtifact{}, 1, byOperator}, "withdraw-artifact": {WithdrawArtifact{}, 1, byOperator},
 	"set-store": {SetStore{}, 1, byOperator}, "set-stall-after": {SetStallAfter{}, lifeSince, byOperator},
 	"set-loader": {SetLoader{}, 3, byOperator}, "learn-loader": {LearnLoader{}, 3, byMember},
+	"learn-arch": {LearnArch{}, 3, byMember},
 	"set-domain": {SetDomain{}, 3, byOperator}, "set-dns": {SetDNS{}, 3, byOperator}, "set-ntp": {SetNTP{}, 3, byOperator},
 }
 

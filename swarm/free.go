@@ -218,7 +218,7 @@ func (o RequestInstall) apply(c *change) (any, error) {
 		return nil, err
 	}
 	settings, _ := c.view().Settings()
-	switch _, known := c.view().Profile(o.Profile); {
+	switch p, known := c.view().Profile(o.Profile); {
 	case !settings.ConsoleInstalls:
 		return nil, refuse(ErrConflict, "installs from the console are switched off; on a node say: offshoot machine assign %s %s", m.MAC, clip(o.Profile, maxWord))
 	case m.State != MachineFree:
@@ -227,6 +227,8 @@ func (o RequestInstall) apply(c *change) (any, error) {
 		return nil, refuse(ErrConflict, "%s is reserved for %s", m.Name, m.Remarks.User)
 	case !known:
 		return nil, refuse(ErrNotFound, "profile %q", clip(o.Profile, maxWord))
+	case p.Misfit(m) != "":
+		return nil, refuse(ErrConflict, "%s", p.Misfit(m))
 	case len(o.Disk) > maxWord:
 		return nil, refuse(ErrInvalid, "disk %q", clip(o.Disk, maxWord))
 	}

@@ -123,6 +123,7 @@ func (a *author) op(v View) Op {
 		func() Op { return SetLoader{Loader: Loader(a.pick("", "ipxe", "signed", "x"))} },
 		func() Op { return SetLoader{MAC: a.mac(), Loader: Loader(a.pick("", "ipxe", "signed"))} },
 		func() Op { return LearnLoader{MAC: a.mac(), Loader: LoaderSigned} },
+		func() Op { return LearnArch{MAC: a.mac(), Arch: a.pick("", "amd64", "arm64")} },
 		func() Op {
 			former, _ := v.WorkingSet("p")
 			return PutWorkingSet{Set: WorkingSet{Profile: "p", Digest: digestOf(a.pick("a", "b")), Size: 9, Files: 1}, Former: former.Digest}

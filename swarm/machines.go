@@ -206,8 +206,12 @@ func (o ArmMachine) apply(c *change) (any, error) {
 	}
 	settings, _ := c.view().Settings()
 	profile := firstOf(o.Profile, m.Profile, settings.Profile)
-	if _, ok := c.view().Profile(profile); !ok {
+	p, ok := c.view().Profile(profile)
+	if !ok {
 		return nil, refuse(ErrNotFound, "profile %q", profile)
+	}
+	if why := p.Misfit(m); why != "" && m.Arch != "" { // else nobody has seen it yet, or it is decided when it boots
+		return nil, refuse(ErrConflict, "%s", why)
 	}
 	if o.User != "" {
 		if !isTag(o.User) {

@@ -367,7 +367,7 @@ func FuzzDecodeCommand(f *testing.F) {
 		PutWorkingSet{Set: WorkingSet{Profile: "p", Digest: digestOf("a"), Size: 9, Files: 1}}, PinArtifact{Digest: "d", Pinned: true}, WithdrawArtifact{Digest: "d"}, SetStore{Bytes: MinStore},
 		farSegment("10.9.0.0/24", "10.9.0.1", "192.168.42.254"), RemoveSegment{"s2"},
 		SetDomain{Domain: "lab.example"}, SetDNS{Servers: []netip.Addr{netip.MustParseAddr("192.0.2.53")}}, SetNTP{Servers: []netip.Addr{netip.MustParseAddr("192.0.2.123")}},
-		SetLoader{MAC: "52:54:00:00:00:01", Loader: LoaderSigned}, LearnLoader{MAC: "52:54:00:00:00:01", Loader: LoaderSigned},
+		SetLoader{MAC: "52:54:00:00:00:01", Loader: LoaderSigned}, LearnLoader{MAC: "52:54:00:00:00:01", Loader: LoaderSigned}, LearnArch{MAC: "52:54:00:00:00:01", Arch: "arm64"},
 	} {
 		if wire, err := (Command{ID: "1", Time: day, By: seedID, Op: op}).Encode(); err == nil {
 			f.Add(wire)

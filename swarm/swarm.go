@@ -77,6 +77,7 @@ type Machine struct {
 	MAC       MAC          `json:"mac"` // of the port that it boots from
 	Name      string       `json:"name"`
 	UUID      string       `json:"uuid,omitempty"` // SMBIOS
+	Arch      string       `json:"arch,omitempty"` // as its firmware said; "" is amd64
 	Segment   string       `json:"segment,omitempty"`
 	State     MachineState `json:"state"`
 	Reason    string       `json:"reason,omitempty"` // why it is held

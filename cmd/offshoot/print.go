@@ -194,6 +194,9 @@ func printMachine(w io.Writer, m status.Machine) error {
 		return err
 	}
 	lines := append(remarks(m), hardware(m.Inventory)...)
+	if m.Arch != "" {
+		lines = append(lines, "processor "+m.Arch+", as its firmware says")
+	}
 	if m.Boot != "" {
 		lines = append(lines, "Boot programs that its firmware gets: "+m.Boot)
 	}

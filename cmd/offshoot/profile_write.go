@@ -33,6 +33,7 @@ type changes struct {
 	stage2, iso           string   // the same
 	cloudInit             bool
 	templates             []string // NAME=FILE
+	agent                 agentFlags
 
 	installer map[string]string // digests by name, of what the node has already
 }
@@ -50,6 +51,7 @@ func (ch *changes) flags(c *cobra.Command) {
 	f.StringVar(&ch.iso, "iso", "", "file with an ISO image that holds the installer, or a digest")
 	f.StringVar(&ch.image, "image", "", "file with a disk image, for driver image, or a digest")
 	f.BoolVar(&ch.cloudInit, "cloud-init", false, "the image has cloud-init: the same as --set cloud_init=true")
+	ch.agent.flags(c)
 	f.StringArrayVar(&ch.templates, "template", nil, "NAME=FILE: a template of your own in place of the driver's (repeatable)")
 }
 
@@ -62,7 +64,10 @@ const profileHelp = `Files named here are sent to the node, which keeps them as 
   pre SHELL (in the installer, before a disk is touched)  post SHELL (in the installed system)
 
 Not every driver does all of them; what one cannot do is refused, and so is every unknown word. What is not said of root's keys,
-root's password and the disk is as the seed was told.`
+root's password and the disk is as the seed was told.
+
+Machines of another architecture than the seed's need an agent of their own, and become nodes by a program of their own: --program
+names an offshoot that was built for them. The agent's kernel is the one inside the image, or that of --live-kernel.`
 
 func newProfileAdd(s *settings) *cobra.Command {
 	var (
@@ -79,6 +84,7 @@ func newProfileAdd(s *settings) *cobra.Command {
 			"  offshoot profile add web --driver debian --release trixie --set packages=[nginx,curl] --set partitioning=btrfs\n" +
 			"  offshoot profile add web --driver debian --release trixie --kernel linux --initrd initrd.gz --param web.yaml\n" +
 			"  offshoot profile add golden --driver image --image debian13.raw.zst\n" +
+			"  offshoot profile add arm --driver image --arch arm64 --image debian13-arm64.raw.zst --program offshoot-arm64\n" +
 			"  offshoot profile add web -f web.yaml",
 		RunE: s.asking(func(ctx context.Context, n *node.Client, args []string) error {
 			text := []byte{}
@@ -121,7 +127,7 @@ installed go on with what they have read.
 		Example: "  offshoot profile edit web\n  offshoot profile edit web --set timezone=Europe/Berlin --set packages=[nginx]\n  offshoot profile edit web -f web.yaml",
 		RunE: func(c *cobra.Command, args []string) error {
 			flagged := false
-			for _, name := range []string{"driver", "release", "arch", "param", "set", "kernel", "initrd", "stage2", "iso", "image", "cloud-init", "template"} {
+			for _, name := range []string{"driver", "release", "arch", "param", "set", "kernel", "initrd", "stage2", "iso", "image", "cloud-init", "template", "program", "live-args"} {
 				flagged = flagged || c.Flags().Changed(name)
 			}
 			return s.asking(func(ctx context.Context, n *node.Client, args []string) error {
@@ -219,8 +225,15 @@ func sumOf(document string) string { return fmt.Sprintf("%x", sha256.Sum256([]by
 // put makes the document that the flags describe, has it checked, sends the files that it needs, and writes it down.
 func (ch *changes) put(ctx context.Context, n *node.Client, name string, text []byte, how node.PutHow) error {
 	files := map[string]string{} // by digest
-	text, err := ch.document(text, files)
+	dir, err := os.MkdirTemp("", "offshoot-agent-*")
 	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	if err := ch.agent.build(ctx, dir, ch, files); err != nil {
+		return err
+	}
+	if text, err = ch.document(text, files); err != nil {
 		return err
 	}
 	if len(files) > 0 {
@@ -319,6 +332,9 @@ func (ch *changes) document(text []byte, files map[string]string) ([]byte, error
 	}
 	for _, name := range slices.Sorted(maps.Keys(ch.installer)) {
 		setKey(subMap(top, "installer"), name, &yaml.Node{Kind: yaml.ScalarNode, Value: ch.installer[name], Tag: "!!str"})
+	}
+	for _, name := range slices.Sorted(maps.Keys(ch.agent.built)) {
+		setKey(subMap(top, "agent"), name, &yaml.Node{Kind: yaml.ScalarNode, Value: ch.agent.built[name], Tag: "!!str"})
 	}
 	if err := ch.parameters(top); err != nil {
 		return nil, err

@@ -188,7 +188,8 @@ func (m *Machine) launch() (*run, error) {
 		nics[i] = nic{tap: p.wire, mac: p.mac}
 	}
 	// Not the caller's context: the machine outlives the call.
-	cmd := m.lab.wires.command(context.Background(), "qemu-system-x86_64", m.spec.arguments(m.name, KVM(), m.files(), nics)...)
+	program, _ := m.spec.Firmware.emulator(KVM())
+	cmd := m.lab.wires.command(context.Background(), program, m.spec.arguments(m.name, KVM(), m.files(), nics)...)
 	cmd.Dir = m.dir
 	log, err := os.Create(filepath.Join(m.dir, "qemu.log"))
 	if err != nil {

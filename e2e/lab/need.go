@@ -16,6 +16,7 @@ const (
 	Metal       = "metal"        // machines that boot by BIOS or with a kernel of the test's choice
 	MetalUEFI   = "metal-uefi"   // machines that boot by UEFI as well
 	MetalSecure = "metal-secure" // machines that boot by UEFI with Secure Boot
+	MetalArm64  = "metal-arm64"  // machines of arm64, that boot by UEFI
 )
 
 const (
@@ -24,6 +25,8 @@ const (
 	// The variables hold the keys that Microsoft has machines sold with, and Secure Boot is on.
 	ovmfSecureCode = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
 	ovmfSecureVars = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"
+	aavmfCode      = "/usr/share/AAVMF/AAVMF_CODE.fd"
+	aavmfVars      = "/usr/share/AAVMF/AAVMF_VARS.fd"
 	biosROM        = "/usr/lib/ipxe/qemu/efi-virtio.rom"
 )
 
@@ -50,7 +53,7 @@ func Need(t TB, wants ...string) {
 	}
 }
 
-// Missing says, in words for an operator, what is not here of: Wire, Metal, MetalUEFI, MetalSecure, the name of a program, or the absolute
+// Missing says, in words for an operator, what is not here of: Wire, Metal, MetalUEFI, MetalSecure, MetalArm64, the name of a program, or the absolute
 // path of a file.
 func Missing(wants ...string) []string {
 	var missing []string
@@ -68,6 +71,8 @@ func Missing(wants ...string) []string {
 			lacks = Missing(Metal, ovmfCode, ovmfVars)
 		case MetalSecure:
 			lacks = Missing(Metal, ovmfSecureCode, ovmfSecureVars)
+		case MetalArm64:
+			lacks = Missing(Metal, "qemu-system-aarch64", aavmfCode, aavmfVars)
 		default:
 			if !present(want) {
 				lacks = []string{want + packageHint(want)}
@@ -96,6 +101,7 @@ func packageHint(want string) string {
 	for _, p := range [][2]string{
 		{"ip", "iproute2"}, {"tc", "iproute2"}, {"ping", "iputils-ping"}, {"qemu-system-x86_64", "qemu-system-x86"},
 		{"qemu-img", "qemu-utils"}, {biosROM, "ipxe-qemu"}, {ovmfCode, "ovmf"}, {ovmfVars, "ovmf"}, {ovmfSecureCode, "ovmf"}, {ovmfSecureVars, "ovmf"},
+		{"qemu-system-aarch64", "qemu-system-arm"}, {aavmfCode, "qemu-efi-aarch64"}, {aavmfVars, "qemu-efi-aarch64"},
 		{"dnsmasq", "dnsmasq-base"}, {"perfdhcp", "kea-admin"}, {"dhclient", "isc-dhcp-client"}, {"tftp", "tftp-hpa"}, {"logger", "bsdutils"},
 		{"kea-dhcp4", "kea-dhcp4-server"}, {"ss", "iproute2"},
 	} {

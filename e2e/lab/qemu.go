@@ -11,23 +11,42 @@ type Firmware string
 
 // BIOS is SeaBIOS with QEMU's iPXE as the boot port's option ROM. UEFI is OVMF with its own PXE client, no iPXE in it. UEFIHTTP
 // is OVMF without PXE: it boots by HTTP or not at all. UEFISecure is OVMF with Secure Boot on and Microsoft's keys, as most
-// machines are sold.
+// machines are sold. UEFIArm64 and UEFIArm64HTTP are the same on emulated machines of arm64.
 const (
 	BIOS       Firmware = "bios"
 	UEFI       Firmware = "uefi"
 	UEFIHTTP   Firmware = "uefi-http"
 	UEFISecure Firmware = "uefi-secure"
+	UEFIArm64  Firmware = "uefi-arm64"
+
+	UEFIArm64HTTP Firmware = "uefi-arm64-http"
 )
 
-// ovmf tells whether the firmware is OVMF.
-func (f Firmware) ovmf() bool { return f == UEFI || f == UEFIHTTP || f == UEFISecure }
+// ovmf tells whether the firmware is OVMF, or the same for arm64.
+func (f Firmware) ovmf() bool { return f == UEFI || f == UEFIHTTP || f == UEFISecure || f.arm64() }
+
+func (f Firmware) arm64() bool { return f == UEFIArm64 || f == UEFIArm64HTTP }
 
 // images are the code of OVMF and what its variable store begins as.
 func (f Firmware) images() (code, vars string) {
-	if f == UEFISecure {
+	switch f {
+	case UEFISecure:
 		return ovmfSecureCode, ovmfSecureVars
+	case UEFIArm64, UEFIArm64HTTP:
+		return aavmfCode, aavmfVars
+	default:
+		return ovmfCode, ovmfVars
 	}
-	return ovmfCode, ovmfVars
+}
+
+// emulator is the program, and what it is told of the machine: its board, its screen and its processor.
+func (f Firmware) emulator(kvm bool) (program string, board []string) {
+	if f.arm64() {
+		return "qemu-system-aarch64", []string{"-machine", "virt", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "cortex-a57"}
+	}
+	// Without graphics SeaBIOS and iPXE speak on the serial line, so the log shows the firmware as well; but without a
+	// VGA adapter SeaBIOS 1.16 runs no option ROM at all, so no network boot.
+	return "qemu-system-x86_64", append([]string{"-machine", "q35,graphics=off", "-device", "VGA"}, acceleration(kvm)...)
 }
 
 // MachineSpec is the hardware of a machine. The zero value of every field but Networks is useful.
@@ -57,7 +76,7 @@ func (s MachineSpec) withDefaults() (MachineSpec, error) {
 	}
 	switch {
 	case s.Firmware != BIOS && !s.Firmware.ovmf():
-		return s, fmt.Errorf("firmware %q: want %s, %s, %s or %s", s.Firmware, BIOS, UEFI, UEFIHTTP, UEFISecure)
+		return s, fmt.Errorf("firmware %q: want %s, %s, %s, %s, %s or %s", s.Firmware, BIOS, UEFI, UEFIHTTP, UEFISecure, UEFIArm64, UEFIArm64HTTP)
 	case s.BootPort < -1 || s.BootPort > 0 && s.BootPort >= len(s.Networks):
 		return s, fmt.Errorf("boot port %d: the machine has %d", s.BootPort, len(s.Networks))
 	case s.Memory < 0 || s.CPUs < 0 || s.Disk < 0:
@@ -83,18 +102,16 @@ type files struct {
 
 // arguments is the whole command line after the program's name. QEMU starts paused (-S), its monitor on stdio.
 func (s MachineSpec) arguments(name string, kvm bool, f files, nics []nic) []string {
-	args := []string{
-		"-name", name, "-nodefaults", "-no-user-config", "-S", "-display", "none",
-		// Without graphics SeaBIOS and iPXE speak on the serial line, so the log shows the firmware as well; but without a
-		// VGA adapter SeaBIOS 1.16 runs no option ROM at all, so no network boot.
-		"-machine", "q35,graphics=off", "-device", "VGA", "-m", strconv.Itoa(s.Memory), "-smp", strconv.Itoa(s.CPUs),
+	_, board := s.Firmware.emulator(kvm)
+	args := append([]string{"-name", name, "-nodefaults", "-no-user-config", "-S", "-display", "none"}, board...)
+	args = append(args,
+		"-m", strconv.Itoa(s.Memory), "-smp", strconv.Itoa(s.CPUs),
 		"-chardev", "stdio,id=qmp,signal=off", "-mon", "chardev=qmp,mode=control",
-		"-chardev", "file,id=console,append=on,path=" + escape(f.console), "-serial", "chardev:console",
+		"-chardev", "file,id=console,append=on,path="+escape(f.console), "-serial", "chardev:console",
 		"-rtc", "base=utc",
 		// OVMF without a random number generator has no network (its DHCP wants random bytes).
 		"-device", "virtio-rng-pci",
-	}
-	args = append(args, acceleration(kvm)...)
+	)
 	if s.Firmware == UEFISecure {
 		// Who could write to the variable store without system management mode could switch Secure Boot off.
 		args = append(args, "-machine", "smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on")
@@ -109,7 +126,7 @@ func (s MachineSpec) arguments(name string, kvm bool, f files, nics []nic) []str
 			// Without this OVMF tries IPv6 PXE in full time-outs before it goes on.
 			"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n")
 	}
-	if s.Firmware == UEFIHTTP {
+	if s.Firmware == UEFIHTTP || s.Firmware == UEFIArm64HTTP {
 		args = append(args, "-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n")
 	}
 	for i, n := range nics {

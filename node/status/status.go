@@ -129,6 +129,7 @@ type Machine struct {
 	Text      string            `json:"text,omitempty"`
 	Percent   int               `json:"percent"`
 	Boot      string            `json:"boot,omitempty"` // its boot programs: ipxe, signed; empty: those of the swarm
+	Arch      string            `json:"arch,omitempty"` // as its firmware said; empty: amd64
 	Node      string            `json:"node,omitempty"` // id of the node that it became
 	LastSeen  time.Time         `json:"last_seen,omitzero"`
 	Heard     time.Time         `json:"heard,omitzero"` // while it installs itself: when it last got on, or said a line of its log

@@ -54,6 +54,8 @@ const (
 	EFIx64
 	EFIarm32
 	EFIarm64
+	UBootArm32
+	UBootArm64
 )
 
 func (f Firmware) String() string {
@@ -68,6 +70,10 @@ func (f Firmware) String() string {
 		return "EFI arm32"
 	case EFIarm64:
 		return "EFI arm64"
+	case UBootArm32:
+		return "U-Boot arm32"
+	case UBootArm64:
+		return "U-Boot arm64"
 	default:
 		return "unknown firmware"
 	}
@@ -75,6 +81,23 @@ func (f Firmware) String() string {
 
 // EFI tells whether f is a UEFI firmware.
 func (f Firmware) EFI() bool { return f >= EFIx32 && f <= EFIarm64 }
+
+// UBoot tells whether f is U-Boot that says so. It loads by TFTP what the header of the answer names.
+func (f Firmware) UBoot() bool { return f == UBootArm32 || f == UBootArm64 }
+
+// Arch is the architecture of what f starts, in Debian's word; "" if it is not known.
+func (f Firmware) Arch() string {
+	switch f {
+	case BIOS, EFIx32, EFIx64:
+		return "amd64"
+	case EFIarm32, UBootArm32:
+		return "armhf"
+	case EFIarm64, UBootArm64:
+		return "arm64"
+	default:
+		return ""
+	}
+}
 
 // FirmwareOf maps a code of DHCP option 93 (RFC 4578 and IANA's list of processor architecture types) to its family. Codes
 // 15 to 20 are the HTTP variants of the same machines. 7 and 9 both mean EFI x64: RFC 4578 printed 9, its errata 7, and
@@ -91,6 +114,10 @@ func FirmwareOf(arch uint16) Firmware {
 		return EFIarm32
 	case 11, 19:
 		return EFIarm64
+	case 21:
+		return UBootArm32
+	case 22:
+		return UBootArm64
 	default:
 		return Unknown
 	}
@@ -105,6 +132,9 @@ const (
 	shimX64 = "shimx64.efi" // EFI with Secure Boot: signed by Microsoft, loads the GRUB that Debian has signed
 	grubX64 = "grubx64.efi" // what shim asks for beside itself; never named by DHCP
 
+	shimAA64 = "shimaa64.efi"
+	grubAA64 = "grubaa64.efi" // needs no shim where nobody checks signatures
+
 	// Autoexec is the script that iPXE 2 asks for beside its boot program before it asks DHCP.
 	Autoexec = "autoexec.ipxe"
 )
@@ -116,6 +146,8 @@ func Program(f Firmware) (string, bool) {
 		return undionly, true
 	case EFIx64:
 		return snponly, true
+	case EFIarm64, UBootArm64: // Debian has no iPXE for them; U-Boot starts EFI programs, but has no network protocol that shim could use
+		return grubAA64, true
 	default:
 		return "", false
 	}
@@ -133,25 +165,34 @@ func Alternate(f Firmware) (string, bool) {
 // Signed names the program for f that firmware with Secure Boot starts; false if there is none. It loads a second one, which is
 // served beside it, and that is told what to do by EntryConfig.
 func Signed(f Firmware) (string, bool) {
-	if f == EFIx64 {
+	switch f {
+	case EFIx64:
 		return shimX64, true
+	case EFIarm64:
+		return shimAA64, true
+	default:
+		return "", false
 	}
-	return "", false
 }
 
 // signedNames are the files that the programs of Signed consist of.
-var signedNames = []string{shimX64, grubX64}
+var signedNames = []string{shimX64, grubX64, shimAA64, grubAA64}
+
+// StartsGRUB tells whether a file of ProgramNames ends in GRUB, and not in iPXE: it lives on the address that its firmware was given.
+func StartsGRUB(name string) bool { return slices.Contains(signedNames, name) }
 
 // Choose names the boot program for a machine that has been sent to load so many in vain: none of them has asked for anything
 // afterwards. Firmware with Secure Boot refuses what is not signed and says so to nobody, so the signed programs come next; they
 // do no harm where it is off. Each gets two chances, since firmware may try both PXE and HTTP, before it is the turn of the
-// program for broken firmware. An operator, or what was seen of the machine earlier, may leave less to try.
+// program for broken firmware. An operator, or what was seen of the machine earlier, may leave less to try. Where there is GRUB only,
+// shim comes first.
 func Choose(f Firmware, l swarm.Loader, vain int) (string, bool) {
+	usual, _ := Program(f)
 	signed, ok := Signed(f)
 	switch {
 	case ok && l == swarm.LoaderSigned:
 		return signed, true
-	case ok && l == swarm.LoaderAuto && vain > 0 && vain < InVain:
+	case ok && l == swarm.LoaderAuto && (StartsGRUB(usual) || vain > 0 && vain < InVain):
 		return signed, true
 	case vain >= InVain:
 		return Alternate(f)
@@ -225,7 +266,7 @@ func LoadedByHTTP(name string) bool {
 			return true
 		}
 	}
-	return slices.Contains(signedNames, name)
+	return StartsGRUB(name)
 }
 
 func checkPrograms(programs fs.FS) error {

@@ -162,6 +162,7 @@ func FuzzWaitScriptOnlyWaits(f *testing.F) {
 func TestFirmwareOfEveryKnownCode(t *testing.T) {
 	want := map[uint16]Firmware{
 		0: BIOS, 20: BIOS, 6: EFIx32, 15: EFIx32, 7: EFIx64, 9: EFIx64, 16: EFIx64, 10: EFIarm32, 18: EFIarm32, 11: EFIarm64, 19: EFIarm64,
+		21: UBootArm32, 22: UBootArm64,
 	}
 	for code := range uint16(64) {
 		if got := FirmwareOf(code); got != want[code] {
@@ -182,7 +183,7 @@ func TestEveryProgramIsServed(t *testing.T) {
 	for _, name := range ProgramNames() {
 		served[name] = true
 	}
-	for fw := Unknown; fw <= EFIarm64; fw++ {
+	for fw := Unknown; fw <= UBootArm64; fw++ {
 		for vain := range 2 * InVain {
 			for _, l := range []swarm.Loader{swarm.LoaderAuto, swarm.LoaderIPXE, swarm.LoaderSigned} {
 				if name, ok := Choose(fw, l, vain); ok && !served[name] {
@@ -199,7 +200,7 @@ func TestEveryProgramIsServed(t *testing.T) {
 }
 
 func TestFirmwareLoadsEFIProgramsOnlyByHTTP(t *testing.T) {
-	for name, want := range map[string]bool{snponly: true, ipxeEFI: true, shimX64: true, grubX64: true, undionly: false, Autoexec: false, "": false} {
+	for name, want := range map[string]bool{snponly: true, ipxeEFI: true, shimX64: true, grubX64: true, shimAA64: true, grubAA64: true, undionly: false, Autoexec: false, "": false} {
 		if got := LoadedByHTTP(name); got != want {
 			t.Errorf("%q: %v", name, got)
 		}
@@ -234,7 +235,13 @@ func TestBootProgramPerFirmwareAndChoice(t *testing.T) {
 		{EFIx64, swarm.LoaderSigned, all(shimX64)},
 		{BIOS, swarm.LoaderAuto, all(undionly)},
 		{BIOS, swarm.LoaderSigned, all(undionly)},
-		{EFIarm64, swarm.LoaderSigned, row{}},
+		{EFIarm64, swarm.LoaderAuto, all(shimAA64)},
+		{EFIarm64, swarm.LoaderSigned, all(shimAA64)},
+		{EFIarm64, swarm.LoaderIPXE, all(grubAA64)},
+		{UBootArm64, swarm.LoaderAuto, all(grubAA64)},
+		{UBootArm64, swarm.LoaderSigned, all(grubAA64)},
+		{UBootArm32, swarm.LoaderAuto, row{}},
+		{EFIarm32, swarm.LoaderAuto, row{}},
 		{Unknown, swarm.LoaderAuto, row{}},
 	} {
 		for vain, want := range c.want {
@@ -248,7 +255,7 @@ func TestBootProgramPerFirmwareAndChoice(t *testing.T) {
 func TestNothingButProgramsIsListed(t *testing.T) {
 	all := folders{
 		fstest.MapFS{"README": {Data: []byte("x")}, undionly: {Data: []byte("u")}, snponly: {Data: []byte("s")}, ipxeEFI: {Data: []byte("i")}},
-		fstest.MapFS{"README": {Data: []byte("x")}, shimX64: {Data: []byte("m")}, grubX64: {Data: []byte("g")}},
+		fstest.MapFS{"README": {Data: []byte("x")}, shimX64: {Data: []byte("m")}, grubX64: {Data: []byte("g")}, shimAA64: {Data: []byte("m")}, grubAA64: {Data: []byte("g")}},
 	}
 	entries, err := fs.ReadDir(all, ".")
 	if err != nil {

@@ -59,6 +59,12 @@ func Classify(p *dhcpv4.DHCPv4) (Client, error) {
 		c.Firmware = boot.FirmwareOf(uint16(c.Arch))
 	}
 	c.Class = classOf(p)
+	if c.Firmware == boot.EFIarm64 && strings.HasPrefix(string(p.Options.Get(dhcpv4.OptionClassIdentifier)), ubootForEFI) {
+		c.Firmware = boot.UBootArm64
+	}
+	if c.Class == boot.Ordinary && c.Firmware.UBoot() {
+		c.Class = boot.PXE // option 60 is a board's own word there
+	}
 	if relay := p.Options.Get(dhcpv4.OptionRelayAgentInformation); relay != nil {
 		sub := make(dhcpv4.Options)
 		if err := sub.FromBytes(relay); err != nil {
@@ -69,6 +75,10 @@ func Classify(p *dhcpv4.DHCPv4) (Client, error) {
 	}
 	return c, nil
 }
+
+// ubootForEFI begins option 60 where U-Boot asks for an EFI program in the name of UEFI firmware. It writes the architecture in
+// hexadecimal (seen of 2025.01), and everybody else in decimal: 00011.
+const ubootForEFI = "PXEClient:Arch:0000b"
 
 // classOf goes by iPXE's own marks first: iPXE also says PXEClient in option 60.
 func classOf(p *dhcpv4.DHCPv4) boot.Class {

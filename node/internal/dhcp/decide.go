@@ -165,8 +165,8 @@ func servable(c Client, cfg *Config) string {
 		return ""
 	}
 	if c.Class.Firmware() {
-		if _, ok := program(c, swarm.LoaderAuto, 0); !ok {
-			return fmt.Sprintf("there is no boot program for %s", c)
+		if _, ok := program(c, swarm.LoaderAuto, 0, cfg.Proxy); !ok {
+			return noProgram(c, cfg.Proxy)
 		}
 	}
 	return ""
@@ -433,7 +433,7 @@ func (d decision) inform() Plan {
 func (d decision) leaseTime() time.Duration {
 	switch d.c.Class {
 	case boot.PXE, boot.HTTPBoot:
-		if d.sendsSigned() {
+		if name, _ := d.program(); boot.StartsGRUB(name) {
 			return d.cfg.IPXELease // GRUB asks for none of its own, and may wait as long as iPXE
 		}
 		return d.cfg.FirmwareLease

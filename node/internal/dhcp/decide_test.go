@@ -164,18 +164,23 @@ func TestRulesOfLeases(t *testing.T) {
 		"HTTP firmware in a loop":            {discover, []mod{httpBoot("\x00\x10")}, View{Candidate: addr17, Fetches: 3}, nil, "OFFER 192.168.42.17 file=http://192.168.42.1:7480/boot/ipxe.efi"},
 		"HTTP firmware of ia32":              {discover, []mod{httpBoot("\x00\x0f")}, View{Candidate: addr17}, nil, "- no boot program for HTTP firmware EFI ia32"},
 		"HTTP firmware of arm32":             {discover, []mod{httpBoot("\x00\x12")}, View{Candidate: addr17}, nil, "- no boot program for HTTP firmware EFI arm32"},
-		"HTTP firmware of arm64":             {discover, []mod{httpBoot("\x00\x13")}, View{Candidate: addr17}, nil, "- no boot program for HTTP firmware EFI arm64"},
+		"HTTP firmware of arm64":             {discover, []mod{httpBoot("\x00\x13")}, View{Candidate: addr17}, nil, "OFFER 192.168.42.17 file=http://192.168.42.1:7480/boot/shimaa64.efi"},
 		"HTTP firmware that is a BIOS":       {discover, []mod{httpBoot("\x00\x14")}, View{Candidate: addr17}, nil, "- no boot program for HTTP firmware BIOS"},
 		"HTTP firmware of RISC-V":            {discover, []mod{httpBoot("\x00\x1b")}, View{Candidate: addr17}, nil, "- no boot program for HTTP firmware of architecture 27"},
 		"HTTP firmware without architecture": {discover, []mod{opt(60, "HTTPClient")}, View{Candidate: addr17}, nil, "- no boot program for HTTP firmware unknown firmware"},
 		"program address too long": {discover, []mod{httpBoot("\x00\x10")}, View{Candidate: addr17}, func(c *Config) {
 			c.ProgramURL = func(n string) string { return "http://" + strings.Repeat("x", 128) + n }
 		}, "- longer than 127 bytes"},
-		"arm64 firmware":         {discover, []mod{pxe("\x00\x0b")}, View{Candidate: addr17}, nil, "- no boot program for firmware EFI arm64"},
-		"BIOS firmware":          {discover, []mod{pxe("\x00\x00")}, View{Candidate: addr17}, nil, "OFFER 192.168.42.17 file=undionly.kpxe"},
-		"EFI firmware":           {discover, []mod{pxe("\x00\x07")}, View{Candidate: addr17}, nil, "OFFER 192.168.42.17 file=snponly.efi"},
-		"EFI firmware in a loop": {discover, []mod{pxe("\x00\x07")}, View{Candidate: addr17, Fetches: 3}, nil, "OFFER 192.168.42.17 file=ipxe.efi"},
-		"iPXE":                   {discover, []mod{ipxe()}, View{Candidate: addr17}, nil, "OFFER 192.168.42.17 file=http://192.168.42.1:7480/b/AAAA.../boot.ipxe"},
+		"arm64 firmware":          {discover, []mod{pxe("\x00\x0b")}, View{Candidate: addr17}, nil, "OFFER 192.168.42.17 file=shimaa64.efi"},
+		"arm64 firmware, no shim": {discover, []mod{pxe("\x00\x0b")}, View{Candidate: addr17, Loader: swarm.LoaderIPXE}, nil, "OFFER 192.168.42.17 file=grubaa64.efi"},
+		"arm32 firmware":          {discover, []mod{pxe("\x00\x0a")}, View{Candidate: addr17}, nil, "- no boot program for firmware EFI arm32"},
+		"U-Boot of arm64":         {discover, []mod{opt(60, "U-Boot.armv8"), opt(93, "\x00\x16")}, View{Candidate: addr17}, nil, "OFFER 192.168.42.17 file=grubaa64.efi"},
+		"U-Boot, nothing else":    {discover, []mod{opt(93, "\x00\x16")}, View{Candidate: addr17}, nil, "OFFER 192.168.42.17 file=grubaa64.efi"},
+		"U-Boot of arm32":         {discover, []mod{opt(60, "U-Boot.armv7"), opt(93, "\x00\x15")}, View{Candidate: addr17}, nil, "- no boot program for firmware U-Boot arm32"},
+		"BIOS firmware":           {discover, []mod{pxe("\x00\x00")}, View{Candidate: addr17}, nil, "OFFER 192.168.42.17 file=undionly.kpxe"},
+		"EFI firmware":            {discover, []mod{pxe("\x00\x07")}, View{Candidate: addr17}, nil, "OFFER 192.168.42.17 file=snponly.efi"},
+		"EFI firmware in a loop":  {discover, []mod{pxe("\x00\x07")}, View{Candidate: addr17, Fetches: 3}, nil, "OFFER 192.168.42.17 file=ipxe.efi"},
+		"iPXE":                    {discover, []mod{ipxe()}, View{Candidate: addr17}, nil, "OFFER 192.168.42.17 file=http://192.168.42.1:7480/b/AAAA.../boot.ipxe"},
 		"script address too long": {discover, []mod{ipxe()}, View{Candidate: addr17}, func(c *Config) {
 			c.ScriptURL = func(n string) string { return "http://" + strings.Repeat("x", 128) + n }
 		}, "- longer than 127 bytes"},
@@ -362,7 +367,7 @@ func TestAddressesThatCanBeNoMachinesAreLeftOut(t *testing.T) {
 
 func TestFirmwareFamiliesAreAllDecided(t *testing.T) {
 	cfg := testConfig()
-	for fw := boot.Unknown; fw <= boot.EFIarm64; fw++ {
+	for fw := boot.Unknown; fw <= boot.UBootArm64; fw++ {
 		name, served := boot.Program(fw)
 		for class, want := range map[boot.Class]bool{boot.PXE: served, boot.HTTPBoot: served && boot.LoadedByHTTP(name)} {
 			if why := servable(Client{Class: class, Firmware: fw, Message: discover}, &cfg); (why == "") != want {

@@ -72,6 +72,7 @@ func TestCapturedClientsAreClassified(t *testing.T) {
 	for name, want := range map[string]string{
 		"ipxe-bios": "iPXE BIOS", "ipxe-efi": "iPXE EFI x64", "firmware-efi": "firmware EFI x64", "firmware-bios": "firmware BIOS",
 		"http-efi": "HTTP firmware EFI x64", "dhclient": "client",
+		"http-arm64": "HTTP firmware EFI arm64", "uboot-arm64": "firmware U-Boot arm64", "uboot-efi-arm64": "firmware U-Boot arm64",
 	} {
 		for step, message := range map[string]dhcpv4.MessageType{"discover": dhcpv4.MessageTypeDiscover, "request": dhcpv4.MessageTypeRequest} {
 			_, c := read(t, name+"-"+step)
@@ -84,7 +85,7 @@ func TestCapturedClientsAreClassified(t *testing.T) {
 
 // TestAnswersToCapturedClients holds the whole reply to columns A, E and F of docs/booting.md.
 func TestAnswersToCapturedClients(t *testing.T) {
-	for _, name := range []string{"ipxe-bios", "ipxe-efi", "firmware-efi", "firmware-bios", "http-efi", "dhclient"} {
+	for _, name := range []string{"ipxe-bios", "ipxe-efi", "firmware-efi", "firmware-bios", "http-efi", "http-arm64", "uboot-arm64", "uboot-efi-arm64", "dhclient"} {
 		for _, step := range []string{"discover", "request"} {
 			t.Run(name+"-"+step, func(t *testing.T) {
 				p, c := read(t, name+"-"+step)

@@ -108,7 +108,7 @@ func TestRulesOfTheProxy(t *testing.T) {
 		{"EFI by 7", discover, []mod{pxe("\x00\x07")}, false, "OFFER file=snponly.efi"},
 		{"EFI by 9", discover, []mod{pxe("\x00\x09")}, false, "OFFER file=snponly.efi"},
 		{"HTTP", discover, []mod{httpBoot("\x00\x10")}, false, "OFFER file=http://192.168.42.1:7480/boot/snponly.efi"},
-		{"another architecture", discover, []mod{pxe("\x00\x0b")}, false, "- there is no boot program"},
+		{"another architecture", discover, []mod{pxe("\x00\x0b")}, false, "- there is only GRUB for firmware EFI arm64"},
 		{"firmware's REQUEST to the other server", request, []mod{pxe("\x00\x00"), chose("192.168.42.254")}, false, "- REQUEST is for the server"},
 		{"of a relay elsewhere", discover, []mod{pxe("\x00\x00"), dhcpv4.WithRelay(ip("10.9.9.1"))}, false, "- relayed for 10.9.9.1"},
 		{"4011, BIOS", request, []mod{pxe("\x00\x00"), at}, true, "ACK file=undionly.kpxe"},

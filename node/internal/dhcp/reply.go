@@ -2,6 +2,7 @@ package dhcp
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -54,10 +55,11 @@ func (d decision) grant(t dhcpv4.MessageType, addr netip.Addr, nonce string, lea
 // inVain says what becomes of a machine whose firmware was sent to load programs that never asked for anything.
 func (d decision) inVain(plan Plan, t dhcpv4.MessageType) Plan {
 	signed, ok := boot.Signed(d.c.Firmware)
-	if !d.c.Class.Firmware() || d.v.Fetches == 0 || d.v.Loader == swarm.LoaderSigned && !d.cfg.Proxy {
+	usual, _ := boot.Program(d.c.Firmware)
+	// Who gets GRUB is never heard of by iPXE.
+	if !d.c.Class.Firmware() || d.v.Fetches == 0 || boot.StartsGRUB(usual) || d.v.Loader == swarm.LoaderSigned && !d.cfg.Proxy {
 		return plan
 	}
-	usual, _ := boot.Program(d.c.Firmware)
 	switch name, _ := d.program(); {
 	case ok && name == signed:
 		plan.Event = EventRefused
@@ -177,13 +179,6 @@ func (d decision) addBoot(r *dhcpv4.DHCPv4, file string) {
 	}
 }
 
-// sendsSigned tells whether the client is firmware that is sent to load a signed program.
-func (d decision) sendsSigned() bool {
-	signed, ok := boot.Signed(d.c.Firmware)
-	name, _ := d.program()
-	return ok && d.c.Class.Firmware() && name == signed
-}
-
 // bootFile is what the client shall load next, "" for clients that load nothing.
 func (d decision) bootFile(nonce string) (file string, err error) {
 	switch d.c.Class {
@@ -192,7 +187,7 @@ func (d decision) bootFile(nonce string) (file string, err error) {
 	case boot.PXE, boot.HTTPBoot:
 		name, ok := d.program()
 		if !ok {
-			return "", fmt.Errorf("there is no boot program for %s", d.c)
+			return "", errors.New(noProgram(d.c, d.cfg.Proxy))
 		}
 		file = name
 		if d.c.Class == boot.HTTPBoot {
@@ -209,20 +204,28 @@ func (d decision) bootFile(nonce string) (file string, err error) {
 // program is what the firmware shall load. Beside the server of others there is iPXE only: shim looks for GRUB at the server that the
 // other one's ACK names, if that names a file.
 func (d decision) program() (string, bool) {
-	if d.cfg.Proxy {
-		return program(d.c, swarm.LoaderIPXE, d.v.Fetches)
-	}
-	return program(d.c, d.v.Loader, d.v.Fetches)
+	return program(d.c, d.v.Loader, d.v.Fetches, d.cfg.Proxy)
 }
 
 // program is what boot.Choose names for firmware, if it can load that: by HTTP come EFI programs only. For a BIOS that boots by
 // HTTP (code 20 of option 93) there is none.
-func program(c Client, l swarm.Loader, vain int) (string, bool) {
+func program(c Client, l swarm.Loader, vain int, proxy bool) (string, bool) {
+	if proxy {
+		l = swarm.LoaderIPXE
+	}
 	name, ok := boot.Choose(c.Firmware, l, vain)
-	if c.Class == boot.HTTPBoot && !boot.LoadedByHTTP(name) {
+	if c.Class == boot.HTTPBoot && !boot.LoadedByHTTP(name) || proxy && boot.StartsGRUB(name) {
 		return "", false
 	}
 	return name, ok
+}
+
+// noProgram says to whom nothing can be named.
+func noProgram(c Client, proxy bool) string {
+	if _, ok := program(c, swarm.LoaderAuto, 0, false); ok && proxy {
+		return fmt.Sprintf("there is only GRUB for %s, which cannot be started beside another DHCP server", c)
+	}
+	return fmt.Sprintf("there is no boot program for %s", c)
 }
 
 // withoutNonce shortens the nonce of a script address to what tells boots apart: answers are logged and shown, and with the

@@ -30,6 +30,9 @@ type Options struct {
 	// Probe asks the segment who uses an address; a nil answer means nobody. Called from many goroutines at once. Without
 	// one, ARP on the interface is used.
 	Probe func(ctx context.Context, addr netip.Addr) (net.HardwareAddr, error)
+	// OnFirmware hears what kind of firmware a machine has, whenever one is given an address or begins to boot. Called from many
+	// goroutines; must not block. May be nil.
+	OnFirmware func(swarm.MAC, boot.Firmware)
 	// OnTrace gets every packet, OnEvent what belongs on a timeline. Called from many goroutines; must not block. Both may
 	// be nil.
 	OnTrace func(Trace)
@@ -71,6 +74,9 @@ func New(o Options) (*Server, error) {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.OnFirmware == nil {
+		o.OnFirmware = func(swarm.MAC, boot.Firmware) {}
 	}
 	if o.OnEvent == nil {
 		o.OnEvent = func(Event) {}
@@ -282,6 +288,9 @@ func (s *Server) handle(ctx context.Context, l Link, j *job) {
 	if why := s.mayStillSend(ctx, duty, t.Time); why != "" {
 		t.Reason = why
 		return
+	}
+	if c.Firmware != boot.Unknown && (plan.Bind != nil || plan.Begin != "") { // before it can ask for what it boots
+		s.o.OnFirmware(c.MAC, c.Firmware)
 	}
 	j.reply = encode(j.reply[:0], plan.Reply)
 	if err := l.Send(j.reply, plan.To, plan.Reply.ClientHWAddr); err != nil {

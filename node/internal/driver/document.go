@@ -19,10 +19,20 @@ type Document struct {
 	Driver    string            `yaml:"driver"`
 	Release   string            `yaml:"release,omitempty"`
 	Arch      string            `yaml:"arch,omitempty"`
+	Agent     Environment       `yaml:"agent,omitempty"`
 	Image     string            `yaml:"image,omitempty"`     // SHA-256 of an artifact
 	Installer map[string]string `yaml:"installer,omitempty"` // SHA-256 of artifacts, by name
 	Params    Params            `yaml:"params,omitempty"`
 	Templates map[string]string `yaml:"templates,omitempty"`
+}
+
+// Environment is the agent that machines boot which are not like those of the swarm's default profile, and the program that becomes
+// the node: SHA-256 of artifacts.
+type Environment struct {
+	Kernel  string `yaml:"kernel"`
+	Initrd  string `yaml:"initrd"`
+	Program string `yaml:"program"`
+	Args    string `yaml:"args,omitempty"` // of the kernel
 }
 
 // MaxDocument bounds a document, bytes.
@@ -130,6 +140,14 @@ func (d Document) Profile(name string, base swarm.Profile) (swarm.Profile, error
 	if p.Image != d.Image {
 		p.Image, p.Format, p.DiskSize = d.Image, "", 0 // the caller looks into it
 	}
+	switch a := d.Agent; {
+	case a != Environment{} && (a.Kernel == "" || a.Initrd == "" || a.Program == ""):
+		return p, errors.New("agent: it takes a kernel, an initrd and a program")
+	case a != Environment{}:
+		p.Kernel, p.Initrd, p.Binary, p.Args = a.Kernel, a.Initrd, a.Program, a.Args
+	case p.Architecture() != base.Architecture():
+		return p, fmt.Errorf("arch: the agent of profile %s is for %s: give one for %s, made of an offshoot that was built for it (--program FILE)", base.Name, base.Architecture(), p.Architecture())
+	}
 	var err error
 	p.Params, err = d.Params.canonical()
 	return p, err
@@ -138,7 +156,11 @@ func (d Document) Profile(name string, base swarm.Profile) (swarm.Profile, error
 // DocumentOf is what an operator would have to write to have this profile.
 func DocumentOf(p swarm.Profile) (Document, error) {
 	params, err := stated(p)
-	return Document{Driver: p.Driver, Release: p.Release, Arch: p.Arch, Image: p.Image, Installer: p.Installer, Params: params, Templates: p.Templates}, err
+	d := Document{Driver: p.Driver, Release: p.Release, Arch: p.Arch, Image: p.Image, Installer: p.Installer, Params: params, Templates: p.Templates}
+	if p.Architecture() != swarm.DefaultArch {
+		d.Agent = Environment{p.Kernel, p.Initrd, p.Binary, p.Args}
+	}
+	return d, err
 }
 
 // YAML writes a document down.

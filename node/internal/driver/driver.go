@@ -192,9 +192,6 @@ func (d Data) Software() []string {
 	return slices.Compact(all)
 }
 
-// DefaultArch is the architecture of a profile that names none.
-const DefaultArch = "amd64"
-
 // See gathers what templates see of a profile and a machine.
 func See(p swarm.Profile, m Machine, port uint16) (Data, error) {
 	params, err := ParamsOf(p)
@@ -209,7 +206,7 @@ func See(p swarm.Profile, m Machine, port uint16) (Data, error) {
 	}
 	d := Data{Machine: m, Params: params, Driver: p.Driver, Release: p.Release, Arch: p.Arch, Binary: p.Binary, Installer: p.Installer, port: port}
 	if d.Arch == "" {
-		d.Arch = DefaultArch
+		d.Arch = swarm.DefaultArch
 	}
 	if drv, ok := drivers[p.Driver].(onISO); ok {
 		d.iso = drv.ISO()

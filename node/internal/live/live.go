@@ -9,7 +9,6 @@ package live
 import (
 	"context"
 	"crypto/sha256"
-	"debug/elf"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -17,7 +16,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,7 +26,7 @@ const format = "offshoot live 1"
 
 // Options name what goes in. All are required.
 type Options struct {
-	Kernel     string // a bzImage
+	Kernel     string // a bzImage, or an Image of arm64 that is not compressed
 	ModulesDir string // the tree …/lib/modules/<version> of that kernel
 	Binary     string // becomes /init; statically linked
 	Out        string // directory for the results; made when missing
@@ -39,17 +37,23 @@ type Result struct {
 	KernelPath string // a copy of Options.Kernel, named by digest
 	InitrdPath string // zstd-compressed newc archive, named by the digest of all inputs
 	Version    string // release of the kernel
+	Arch       string // of kernel and binary, in Debian's word
 }
 
 // Build writes kernel and initramfs below o.Out, or finds them there from an earlier call with the same inputs. It may be
 // called by several processes at once: results appear by rename.
 func Build(ctx context.Context, o Options) (Result, error) {
 	version := filepath.Base(filepath.Clean(o.ModulesDir))
-	if err := checkKernel(o.Kernel, version); err != nil {
+	arch, err := checkKernel(o.Kernel, version)
+	if err != nil {
 		return Result{}, err
 	}
-	if err := checkStatic(o.Binary); err != nil {
+	runs, err := checkStatic(o.Binary)
+	if err != nil {
 		return Result{}, err
+	}
+	if runs != arch {
+		return Result{}, fmt.Errorf("kernel %s is for %s, and program %s for %s: take an offshoot that was built for %s", o.Kernel, arch, o.Binary, runs, arch)
 	}
 	files, err := listModules(o.ModulesDir)
 	if err != nil {
@@ -72,6 +76,7 @@ func Build(ctx context.Context, o Options) (Result, error) {
 		KernelPath: filepath.Join(o.Out, "vmlinuz-"+kernelSum[:16]),
 		InitrdPath: filepath.Join(o.Out, "initrd-"+hex.EncodeToString(all.Sum(nil))[:16]),
 		Version:    version,
+		Arch:       arch,
 	}
 	if err := os.MkdirAll(o.Out, 0o755); err != nil {
 		return Result{}, err
@@ -119,59 +124,6 @@ func findKernel(root, version string) (kernel, modules string, err error) {
 		return "", "", fmt.Errorf("kernel %s has no /lib/modules/%s: name a kernel with --live-kernel and --live-modules", version, version)
 	}
 	return kernel, modules, nil
-}
-
-// checkKernel reads the release out of a bzImage's header (Documentation/arch/x86/boot.rst, kernel_version) and compares
-// it: modules of another release are refused by the kernel one by one, which would be seen only on the machine's console.
-func checkKernel(path, version string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("open kernel: %w", err)
-	}
-	defer f.Close()
-	head := make([]byte, 64<<10)
-	n, err := io.ReadFull(f, head)
-	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return fmt.Errorf("read kernel %s: %w", path, err)
-	}
-	release, err := bzImageRelease(head[:n])
-	if err != nil {
-		return fmt.Errorf("kernel %s: %w", path, err)
-	}
-	if release != version {
-		return fmt.Errorf("kernel %s is release %s, its modules are for %s: take both from one package", path, release, version)
-	}
-	return nil
-}
-
-func bzImageRelease(head []byte) (string, error) {
-	if len(head) < 0x210 || string(head[0x202:0x206]) != "HdrS" {
-		return "", errors.New("not a Linux bzImage")
-	}
-	at := 0x200 + int(head[0x20e]) + int(head[0x20f])<<8
-	if at >= len(head) {
-		return "", errors.New("header names no release")
-	}
-	text, _, _ := strings.Cut(unix.ByteSliceToString(head[at:]), " ")
-	if text == "" || len(text) > 128 {
-		return "", errors.New("header names no release")
-	}
-	return text, nil
-}
-
-// checkStatic refuses a program that needs a loader: the kernel would only say that /init does not exist.
-func checkStatic(path string) error {
-	f, err := elf.Open(path)
-	if err != nil {
-		return fmt.Errorf("binary %s: %w", path, err)
-	}
-	defer f.Close()
-	for _, p := range f.Progs {
-		if p.Type == elf.PT_INTERP {
-			return fmt.Errorf("binary %s is dynamically linked and cannot be /init: build it with CGO_ENABLED=0", path)
-		}
-	}
-	return nil
 }
 
 // once makes path by write unless it is there. It is complete on the disk before it has its name.

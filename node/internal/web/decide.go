@@ -61,6 +61,9 @@ func (s *Server) toInstall(v visit) (boot.Decision, string) {
 		why := fmt.Sprintf("profile %q does not exist", m.Profile)
 		return boot.Wait{Reason: why}, "wait, " + why
 	}
+	if why := p.Misfit(m); why != "" {
+		return boot.Wait{Reason: why}, "wait, " + why
+	}
 	if (m.State == swarm.MachineNetboot) != p.Diskless() {
 		why := fmt.Sprintf("it is %s, and the driver of profile %s is %s; on a node run: offshoot machine arm %s", m.State, p.Name, p.Driver, m.MAC)
 		return boot.Wait{Reason: why}, "wait, " + why

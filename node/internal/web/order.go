@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -107,10 +108,15 @@ func (s *Server) orderFor(v visit) install.Order {
 	switch m.State {
 	case swarm.MachineArmed, swarm.MachineInstalling: // the same order before and after the config was fetched
 		o.Do, o.Text = install.DoInstall, "install profile "+m.Profile
-		if p, ok := s.o.View().Profile(m.Profile); ok && !driver.Agent(p) {
+		p, ok := s.o.View().Profile(m.Profile)
+		if ok && !driver.Agent(p) {
 			o.Do = install.DoRestart // into the installer of the profile
 		}
-		if why := s.beside(v); why != "" {
+		why := s.beside(v)
+		if ok {
+			why = cmp.Or(why, p.Misfit(m))
+		}
+		if why != "" {
 			o.Do, o.Text = install.DoWait, why
 		}
 	case swarm.MachineReleasing:
@@ -130,7 +136,9 @@ func (s *Server) orderFor(v visit) install.Order {
 			o.Text = "free, reserved for " + m.Remarks.User
 		} else if settings.ConsoleInstalls {
 			for _, p := range s.o.View().Profiles() {
-				o.Profiles = append(o.Profiles, p.Name)
+				if p.Misfit(m) == "" {
+					o.Profiles = append(o.Profiles, p.Name)
+				}
 			}
 		}
 	}
@@ -210,16 +218,26 @@ func (s *Server) free(ctx context.Context, v visit, e install.Event) error {
 	return err
 }
 
-// agent starts the boot environment of a machine's profile.
+// agent starts the boot environment of a machine's profile; where that is for other machines, of the first profile that is not.
 func (s *Server) agent(v visit, why string) (boot.Decision, string) {
-	settings, _ := s.o.View().Settings()
-	name := cmp.Or(v.machine.Profile, settings.Profile)
-	p, ok := s.o.View().Profile(name)
+	view, m := s.o.View(), v.machine
+	settings, _ := view.Settings()
+	name := cmp.Or(m.Profile, settings.Profile)
+	p, ok := view.Profile(name)
 	if !ok {
 		text := fmt.Sprintf("profile %q does not exist", name)
 		return boot.Wait{Reason: text}, "wait, " + text
 	}
-	return agentOf(v.machine, p, s.place(v)), "the agent, " + why
+	if p.Misfit(m) != "" {
+		all := view.Profiles()
+		at := slices.IndexFunc(all, func(p swarm.Profile) bool { return p.Misfit(m) == "" })
+		if at < 0 {
+			text := fmt.Sprintf("no profile is for %s, so there is no agent that it could run: offshoot profile add NAME --arch %s", m.Architecture(), m.Architecture())
+			return boot.Wait{Reason: text}, "wait, " + text
+		}
+		p = all[at]
+	}
+	return agentOf(m, p, s.place(v)), "the agent, " + why
 }
 
 // ownDisk is how a machine starts its own disk: as an operator said, or as its model wants.

@@ -285,6 +285,9 @@ func (s *Server) render(ctx context.Context, v visit) (install.Config, string, e
 	if !ok {
 		return none, "", refuse(http.StatusForbidden, "profile %q does not exist", m.Profile)
 	}
+	if why := p.Misfit(m); why != "" {
+		return none, "", refuse(http.StatusForbidden, "%s", why)
+	}
 	image, err := s.image(v, p)
 	if err != nil {
 		return none, "", err
