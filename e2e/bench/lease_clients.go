@@ -47,9 +47,20 @@ const (
 
 // crowdOf lets clients ask on the contender's network until it is stopped. They are so many different ones, in turns.
 func (c *contender) crowdOf(ctx context.Context, machines int) (*crowd, error) {
+	conn, err := c.port(ctx)
+	if err != nil {
+		return nil, err
+	}
 	ctx, stop := context.WithCancel(ctx)
-	w := &crowd{stop: stop, open: map[string]*asker{}}
-	err := c.client.Do(func() (err error) {
+	w := &crowd{conn: conn, stop: stop, open: map[string]*asker{}}
+	w.wg.Go(w.listen)
+	w.wg.Go(func() { w.ask(ctx, machines) })
+	return w, nil
+}
+
+// port opens the port of DHCP clients, for broadcasts on the contender's network.
+func (c *contender) port(ctx context.Context) (conn net.PacketConn, err error) {
+	err = c.client.Do(func() (err error) {
 		lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error {
 			var opt error
 			err := rc.Control(func(fd uintptr) {
@@ -58,16 +69,10 @@ func (c *contender) crowdOf(ctx context.Context, machines int) (*crowd, error) {
 			})
 			return errors.Join(err, opt)
 		}}
-		w.conn, err = lc.ListenPacket(ctx, "udp4", ":68")
+		conn, err = lc.ListenPacket(ctx, "udp4", ":68")
 		return err
 	})
-	if err != nil {
-		stop()
-		return nil, err
-	}
-	w.wg.Go(w.listen)
-	w.wg.Go(func() { w.ask(ctx, machines) })
-	return w, nil
+	return conn, err
 }
 
 // end sends the clients home.

@@ -1,7 +1,7 @@
 // Command bench measures the figures of the project, here and now, each beside its bound or its peer in the same run. `make
 // bench` runs it. With the argument "lease" it measures what DHCP clients see and what a datacentre costs, and with the names of
 // parts behind that only these; docs/testing.md says how to read it. "share" and "mirror"
-// measure how bytes get to machines, "memory" what it costs to have many of them.
+// measure how bytes get to machines, "boot" how machines get what they boot from, "memory" what it costs to have many of them.
 package main
 
 import (
@@ -27,6 +27,7 @@ func main() {
 	defer stop()
 	benches := map[string]func(context.Context, []string) error{
 		"lease": leaseBench, "share": shareBench, "mirror": mirrorBench, "memory": memoryBench, "install": installBench, "uplinks": uplinksBench,
+		"boot": bootBench,
 	}
 	run, args := func(ctx context.Context, _ []string) error { return bench(ctx) }, os.Args[1:]
 	if len(args) > 0 && benches[args[0]] != nil {
