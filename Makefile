@@ -148,6 +148,12 @@ bench-mirror: ## packages through a node's mirror, beside nginx as a cache and t
 	$(MAKE) build
 	go run ./e2e/bench mirror $(MIRROR)
 
+.PHONY: bench-boot
+bench-boot: ## how machines get what they boot from, beside dnsmasq, tftpd-hpa and nginx (as root; BOOT='-only tftp,burst …')
+	.ci/deps build wire bench
+	$(MAKE) build
+	go run ./e2e/bench boot $(BOOT)
+
 .PHONY: bench-memory
 bench-memory: ## what it costs to hold 10,000 artifacts, idle and while 30 peers fetch (MEMORY='-peers 50 …')
 	.ci/deps build

@@ -392,7 +392,7 @@ func (s *services) openGround() error {
 func (s *services) web(programs fs.FS) *web.Server {
 	return web.New(web.Options{
 		View: s.state.View, Changed: s.state.Changed, Propose: s.replica.propose, OnDuty: func(segment string) bool { return s.watch.onDuty(segment) },
-		Programs: programs, Artifact: openArtifact(s.store), Sent: s.freight.booted,
+		Programs: &kernelPrograms{FS: programs}, Artifact: openArtifact(s.store), Sent: s.freight.booted,
 		Mint: func() (id, hash, secret string) {
 			t := identity.NewTicket()
 			return t.ID(), t.Hash(), t.Reveal()

@@ -18,9 +18,10 @@ import (
 // boots measures how machines get what they boot from, beside those that others would use for it: a seed of the built binary on
 // one bridge with tftpd-hpa, dnsmasq and nginx, each on a host of its own, and clients that keep to the rules of firmware.
 type boots struct {
-	dir    string
-	rounds int
-	span   time.Duration // of one measurement
+	dir      string
+	rounds   int
+	machines int           // of a burst
+	span     time.Duration // of one measurement
 
 	world  *story.World
 	small  story.Small
@@ -40,6 +41,7 @@ func bootBench(ctx context.Context, args []string) (err error) {
 	flags := flag.NewFlagSet("boot", flag.ContinueOnError)
 	count := flags.Int("rounds", 5, "measurements of each contender, in turns; the middle ratio counts")
 	span := flags.Duration("span", time.Second, "length of one of them")
+	machines := flags.Int("machines", 1000, "of a burst")
 	dir := flags.String("dir", "/dev/shm/offshoot-bench-boot", "where files lie: memory, so that programs are measured and not this disk")
 	only := flags.String("only", "", "parts, by commas: tftp, http, iso, burst, proxy")
 	if err := flags.Parse(args); err != nil {
@@ -52,7 +54,7 @@ func bootBench(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(*dir)) }()
-	b := &boots{dir: *dir, rounds: *count, span: *span}
+	b := &boots{dir: *dir, rounds: *count, span: *span, machines: *machines}
 	if b.small, err = story.NewSmall(ctx, filepath.Join(*dir, "small")); err != nil {
 		return err
 	}

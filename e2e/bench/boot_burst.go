@@ -14,10 +14,9 @@ import (
 )
 
 const (
-	burstMachines = 1000
-	burstOver     = 2 * time.Second // they are powered on within it
-	burstLoss     = 0.05            // of frames, each way
-	burstTime     = 90 * time.Second
+	burstOver = 2 * time.Second // they are powered on within it
+	burstLoss = 0.05            // of frames, each way
+	burstTime = 90 * time.Second
 )
 
 // burst boots a thousand machines over a bad cable from the seed, and then from dnsmasq with nginx.
@@ -50,8 +49,8 @@ func (b *boots) burst(ctx context.Context) error {
 	b.world.Say("dnsmasq: %s", theirs)
 	ratio := theirs.last.Seconds() / ours.last.Seconds()
 	b.tell(verdict{
-		"1,000 machines boot, 5 % of frames lost: the last after", ours.String(), "dnsmasq, nginx " + theirs.String(),
-		fmt.Sprintf("%.2f", ratio), "all, >= 1.0", yes(ours.booted == burstMachines && (ratio >= 1 || theirs.booted < burstMachines)),
+		fmt.Sprintf("%d machines boot, 5 %% of frames lost: the last after", b.machines), ours.String(), "dnsmasq, nginx " + theirs.String(),
+		fmt.Sprintf("%.2f", ratio), "all, >= 1.0", yes(ours.booted == b.machines && (ratio >= 1 || theirs.booted < b.machines)),
 	})
 	return nil
 }
@@ -91,18 +90,19 @@ func (b *boots) rackOn(ctx context.Context, n *lab.Network, server *lab.Host) (*
 	if err != nil {
 		return nil, err
 	}
-	return newRack(ctx, h, n, server.MAC(n), burstMachines, burstLoss)
+	return newRack(ctx, h, n, server.MAC(n), b.machines, burstLoss)
 }
 
 // outcome is how a burst went.
 type outcome struct {
-	booted, again int // again: boots that firmware began anew
-	median, last  time.Duration
-	why           error // of one that did not boot
+	booted, all  int
+	again        int // boots that firmware began anew
+	median, last time.Duration
+	why          error // of one that did not boot
 }
 
 func (o outcome) String() string {
-	text := fmt.Sprintf("%d of %d, %.1f s (half after %.1f s, %d began anew)", o.booted, burstMachines, o.last.Seconds(), o.median.Seconds(), o.again)
+	text := fmt.Sprintf("%d of %d, %.1f s (half after %.1f s, %d began anew)", o.booted, o.all, o.last.Seconds(), o.median.Seconds(), o.again)
 	if o.why != nil {
 		text += ": " + o.why.Error()
 	}
@@ -111,6 +111,7 @@ func (o outcome) String() string {
 
 // boots powers the machines on, and waits for all of them, but not for ever.
 func (r *rack) boots(ctx context.Context) (o outcome, err error) {
+	o.all = len(r.byMAC)
 	bounded, cancel := context.WithTimeout(ctx, burstTime)
 	defer cancel()
 	var wg sync.WaitGroup

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,8 +58,8 @@ func (m *rackMachine) try(ctx context.Context) error {
 		return fmt.Errorf("firmware's DHCP: %w", err)
 	}
 	server, ok := netip.AddrFromSlice(ack.ServerIPAddr.To4())
-	if !ok || ack.BootFileName == "" {
-		return fmt.Errorf("firmware is told to load %q from %s", ack.BootFileName, ack.ServerIPAddr)
+	if !ok || bootFile(ack) == "" {
+		return fmt.Errorf("firmware is told to load %q from %s", bootFile(ack), ack.ServerIPAddr)
 	}
 	l := &loader{
 		open: func() (c *net.UDPConn, err error) {
@@ -70,13 +71,13 @@ func (m *rackMachine) try(ctx context.Context) error {
 		},
 		server: netip.AddrPortFrom(server, 69), window: edk2Window, timeout: edk2Timeout, tries: edk2Tries,
 	}
-	if _, err := l.load(ack.BootFileName, nil); err != nil {
+	if _, err := l.load(bootFile(ack), nil); err != nil {
 		return err
 	}
 	if ack, err = m.lease(ctx, ipxeDHCP); err != nil {
 		return fmt.Errorf("iPXE's DHCP: %w", err)
 	}
-	script, err := m.get(ctx, ack.BootFileName)
+	script, err := m.get(ctx, bootFile(ack))
 	if err != nil {
 		return err
 	}
@@ -87,6 +88,9 @@ func (m *rackMachine) try(ctx context.Context) error {
 	_, err = m.get(ctx, string(found[1]))
 	return err
 }
+
+// bootFile is what a server says to load: dnsmasq says it as an option only.
+func bootFile(d *dhcpv4.DHCPv4) string { return cmp.Or(d.BootFileNameOption(), d.BootFileName) }
 
 // get fetches as iPXE does: a connection for each file. Lost segments are the kernel's business.
 func (m *rackMachine) get(ctx context.Context, url string) ([]byte, error) {

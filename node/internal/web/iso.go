@@ -7,15 +7,13 @@ import (
 	"io/fs"
 	"net/http"
 	"sync"
+	"syscall"
 	"time"
 
 	"offshoot/node/internal/iso"
 )
 
-// isos keeps an image open while somebody reads from it: all read from the one open file, each at his own place.
-//
-// They are copied through user space. sendfile goes by the position of the open file, so that each client would need one of his own;
-// over loopback it was no faster (512 MiB: 0.40 s of processor, 0.29 s without).
+// isos keeps an image open while somebody reads from it: all read its directories from the one open file, each at his own place.
 type isos struct {
 	artifact func(digest string) (io.ReadSeekCloser, error)
 
@@ -30,7 +28,7 @@ type openISO struct {
 }
 
 // take returns an image for as long as its caller does not call back.
-func (x *isos) take(digest string) (image *iso.Image, back func(), err error) {
+func (x *isos) take(digest string) (image *openISO, back func(), err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	o := x.open[digest]
@@ -41,7 +39,7 @@ func (x *isos) take(digest string) (image *iso.Image, back func(), err error) {
 		x.open[digest] = o
 	}
 	o.users++
-	return o.Image, func() {
+	return o, func() {
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		if o.users--; o.users == 0 {
@@ -95,7 +93,80 @@ func (s *Server) fromISO(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "directories are not listed", http.StatusNotFound)
 		return
 	}
+	if whole, ok := s.extent(image, digest, f); ok {
+		defer func() { _ = whole.file.Close() }() // only read
+		content = whole
+	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("ETag", fmt.Sprintf("%q", digest+"/"+name))
 	http.ServeContent(&counted{ResponseWriter: w, sent: func(n int64) { s.o.Sent(digest, n) }}, r, "", time.Time{}, content)
 }
+
+// extent is a file that lies in one piece in an image. It is read through an open file of its own, so that the kernel sends it by
+// itself: sendfile goes by the position of the open file. With 200 clients that is several times as fast as copying.
+type extent struct {
+	file        kernelFile // the image
+	begin, size int64
+}
+
+var (
+	_ io.ReadSeeker = (*extent)(nil)
+	_ syscall.Conn  = (*extent)(nil) // by this net knows what the kernel can send
+)
+
+// kernelFile is an open file that the kernel can send, as an *os.File is.
+type kernelFile interface {
+	io.ReadSeekCloser
+	syscall.Conn
+}
+
+// extent opens an image once more for a file of it; false if the file lies in several pieces, or the image in no file.
+func (s *Server) extent(in *openISO, digest string, f fs.File) (*extent, bool) {
+	_, onDisk := in.file.(kernelFile)
+	located, ok := f.(iso.Located)
+	if !ok || !onDisk {
+		return nil, false
+	}
+	begin, whole := located.Extent()
+	info, err := f.Stat()
+	if !whole || err != nil {
+		return nil, false
+	}
+	image, err := s.o.Artifact(digest)
+	if err != nil {
+		return nil, false
+	}
+	file, ok := image.(kernelFile)
+	if !ok {
+		_ = image.Close() // only read
+		return nil, false
+	}
+	return &extent{file: file, begin: begin, size: info.Size()}, true
+}
+
+// Seek implements io.Seeker, within the extent.
+func (e *extent) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekStart:
+		offset += e.begin
+	case io.SeekEnd:
+		offset, whence = offset+e.begin+e.size, io.SeekStart
+	}
+	at, err := e.file.Seek(offset, whence)
+	return at - e.begin, err
+}
+
+// Read implements io.Reader. It ends with the extent.
+func (e *extent) Read(p []byte) (int, error) {
+	at, err := e.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return 0, err
+	}
+	if at >= e.size {
+		return 0, io.EOF
+	}
+	return e.file.Read(p[:min(int64(len(p)), e.size-at)])
+}
+
+// SyscallConn implements syscall.Conn.
+func (e *extent) SyscallConn() (syscall.RawConn, error) { return e.file.SyscallConn() }

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -136,4 +138,41 @@ func TestAllClientsReadOneOpenImage(t *testing.T) {
 			t.Errorf("it is open %d times when all have gone", now)
 		}
 	})
+}
+
+// TestFileOfAnImageEndsWithItsExtent: whoever reads through an open file of his own sees the file and nothing of what is around it.
+func TestFileOfAnImageEndsWithItsExtent(t *testing.T) {
+	content := bytes.Repeat([]byte("0123456789"), 1000)
+	path := filepath.Join(t.TempDir(), "iso")
+	if err := os.WriteFile(path, append(tinyISO(content), "what follows"...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := New(Options{Artifact: func(string) (io.ReadSeekCloser, error) { return os.Open(path) }, Sent: func(string, int64) {}})
+	server := httptest.NewServer(s.Handler()) // a real connection: the kernel sends
+	defer server.Close()
+	for bytesWanted, want := range map[string]string{"": string(content), "bytes=5-9": "56789", "bytes=-3": "789", "bytes=9995-": "56789"} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+"/iso/iso/vmlinuz", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Range", bytesWanted)
+		if bytesWanted == "" {
+			r.Header.Del("Range")
+		}
+		w, err := server.Client().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(w.Body)
+		_ = w.Body.Close()
+		if err != nil || string(got) != want {
+			t.Errorf("%q: %s, %d bytes, %v", bytesWanted, w.Status, len(got), err)
+		}
+	}
+	// Where the kernel cannot send, it is read.
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/iso/iso/vmlinuz", nil))
+	if !bytes.Equal(w.Body.Bytes(), content) {
+		t.Errorf("%d bytes were read", w.Body.Len())
+	}
 }

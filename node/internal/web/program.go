@@ -1,11 +1,12 @@
 package web
 
 import (
-	"bytes"
+	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"net/http"
 	"net/netip"
+	"strings"
 	"time"
 
 	"offshoot/node/internal/boot"
@@ -27,40 +28,60 @@ func ProgramURL(self netip.Addr, name string) string {
 // bytes are the same everywhere.
 func (s *Server) program(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
-	data, err := s.programFile(r, name)
+	content, size, err := s.programFile(r, name)
 	mac := s.leaseholder(r).MAC
 	if err != nil {
 		s.o.Trace(mac, r.Method+" boot program", "", "404: "+err.Error()) // a name of its choice only within this sentence
 		http.Error(w, err.Error(), http.StatusNotFound)
 		return
 	}
-	kind := "application/efi" // UEFI 2.10, 24.7
+	defer func() { _ = content.Close() }() // only read
+	kind := "application/efi"              // UEFI 2.10, 24.7
 	if name == boot.Autoexec {
 		kind = "text/plain; charset=utf-8"
 	}
 	w.Header().Set("Content-Type", kind)
 	answer := "size only"
 	if r.Method == http.MethodGet {
-		answer = fmt.Sprintf("%d bytes", len(data))
+		answer = fmt.Sprintf("%d bytes", size)
 	}
 	var sent int64
-	http.ServeContent(&counted{ResponseWriter: w, sent: func(n int64) { sent += n }}, r, "", time.Time{}, bytes.NewReader(data))
-	if r.Method == http.MethodGet && sent < int64(len(data)) { // it hung up, or wanted a part
-		answer = fmt.Sprintf("%d of %d bytes", sent, len(data))
+	http.ServeContent(&counted{ResponseWriter: w, sent: func(n int64) { sent += n }}, r, "", time.Time{}, content)
+	if r.Method == http.MethodGet && sent < size { // it hung up, or wanted a part
+		answer = fmt.Sprintf("%d of %d bytes", sent, size)
 	}
 	s.o.Trace(mac, what(r), answer, "")
 }
 
-func (s *Server) programFile(r *http.Request, name string) ([]byte, error) {
+// programFile opens a boot program.
+func (s *Server) programFile(r *http.Request, name string) (io.ReadSeekCloser, int64, error) {
 	if name == boot.Autoexec {
 		at, err := asked(r)
-		return []byte(boot.AutoexecScript(ProgramURL(at, ""))), err
+		text := boot.AutoexecScript(ProgramURL(at, ""))
+		return still{strings.NewReader(text)}, int64(len(text)), err
 	}
 	if !boot.LoadedByHTTP(name) {
-		return nil, fmt.Errorf("there is no boot program %.40q for HTTP boot", name)
+		return nil, 0, fmt.Errorf("there is no boot program %.40q for HTTP boot", name)
 	}
-	return fs.ReadFile(s.o.Programs, name)
+	f, err := s.o.Programs.Open(name)
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	content, ok := f.(io.ReadSeekCloser)
+	if err == nil && !ok {
+		err = errors.New("it has no positions")
+	}
+	if err != nil {
+		return nil, 0, errors.Join(fmt.Errorf("boot program %s: %w", name, err), f.Close())
+	}
+	return content, info.Size(), nil
 }
+
+// still is content that needs no closing.
+type still struct{ io.ReadSeeker }
+
+func (still) Close() error { return nil }
 
 // leaseholder is the lease of the address of whoever asks; without a MAC if nobody has it.
 func (s *Server) leaseholder(r *http.Request) swarm.Lease {

@@ -41,7 +41,7 @@ type Options struct {
 	Propose func(ctx context.Context, op swarm.Op) (swarm.Result, error)
 	// OnDuty says whether this node may answer boot requests of a segment now.
 	OnDuty func(segment string) bool
-	// Programs are the boot programs, those of boot.Programs.
+	// Programs are the boot programs, those of boot.Programs. Files that the kernel can read are sent by it.
 	Programs fs.FS
 	// Artifact opens bytes by digest; an error if they are not here.
 	Artifact func(digest string) (io.ReadSeekCloser, error)
