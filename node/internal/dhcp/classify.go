@@ -21,10 +21,11 @@ type Client struct {
 	Arch     int // first code of option 93, -1 if there was none
 
 	Message   dhcpv4.MessageType
-	Requested netip.Addr // option 50, or invalid
-	ServerID  netip.Addr // option 54, or invalid
-	Current   netip.Addr // ciaddr, or invalid
-	Relay     netip.Addr // giaddr, or invalid
+	Exchange  dhcpv4.TransactionID // the same when a client repeats itself
+	Requested netip.Addr           // option 50, or invalid
+	ServerID  netip.Addr           // option 54, or invalid
+	Current   netip.Addr           // ciaddr, or invalid
+	Relay     netip.Addr           // giaddr, or invalid
 
 	LinkSelection netip.Addr // option 82.5 (RFC 3527), or invalid
 	ServerIDAs    netip.Addr // option 82.11 (RFC 5107), or invalid
@@ -46,6 +47,7 @@ func Classify(p *dhcpv4.DHCPv4) (Client, error) {
 		MAC:       swarm.MACOf(p.ClientHWAddr),
 		Arch:      -1,
 		Message:   p.MessageType(),
+		Exchange:  p.TransactionID,
 		Requested: addrOption(p, dhcpv4.OptionRequestedIPAddress),
 		ServerID:  addrOption(p, dhcpv4.OptionServerIdentifier),
 		Current:   headerAddr(p.ClientIPAddr),

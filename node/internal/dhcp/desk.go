@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/insomniacslk/dhcp/dhcpv4"
+
 	"offshoot/node/internal/boot"
 	"offshoot/swarm"
 )
@@ -17,14 +19,20 @@ type desk struct {
 	mu      sync.Mutex
 	offers  map[swarm.MAC]Offer
 	addrs   map[netip.Addr]swarm.MAC // the same offers by address
-	fetches map[swarm.MAC][]time.Time
+	fetches map[swarm.MAC][]fetch
+}
+
+// fetch is an exchange in which a machine was sent to fetch its boot program.
+type fetch struct {
+	at       time.Time
+	exchange dhcpv4.TransactionID
 }
 
 func newDesk() *desk {
 	return &desk{
 		offers:  make(map[swarm.MAC]Offer),
 		addrs:   make(map[netip.Addr]swarm.MAC),
-		fetches: make(map[swarm.MAC][]time.Time),
+		fetches: make(map[swarm.MAC][]fetch),
 	}
 }
 
@@ -130,14 +138,18 @@ func (d *desk) remove(mac swarm.MAC) (netip.Addr, bool) {
 // time when somebody has walked up to the machine and switched it on again.
 const fetchWindow = time.Hour
 
+// repeatWindow is how long a client goes on with an exchange: EDK2 waits 4, 8, 16 and 32 s. Later the same number means another one: there
+// are ROMs that make it of their MAC.
+const repeatWindow = time.Minute
+
 // maxFetchers bounds of how many machines that is: anybody can invent MAC addresses, and a proxy gives none of its own away.
 const maxFetchers = 1 << 14
 
-// fetched notes that mac was sent to fetch its boot program.
-func (d *desk) fetched(now time.Time, mac swarm.MAC) {
+// fetched notes that mac was sent to fetch its boot program. An answer that is sent again, because the first one was lost, is none more.
+func (d *desk) fetched(now time.Time, mac swarm.MAC, exchange dhcpv4.TransactionID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	recent := d.recent(now, mac)
+	recent := d.before(now, mac, exchange)
 	if len(recent) >= boot.InVain {
 		recent = recent[1:]
 	}
@@ -147,7 +159,7 @@ func (d *desk) fetched(now time.Time, mac swarm.MAC) {
 		}
 		delete(d.fetches, other) // whichever: it gets the usual program once more
 	}
-	d.fetches[mac] = append(recent, now)
+	d.fetches[mac] = append(recent, fetch{now, exchange})
 }
 
 // reachedIPXE notes that the boot program of mac works.
@@ -157,17 +169,19 @@ func (d *desk) reachedIPXE(mac swarm.MAC) {
 	delete(d.fetches, mac)
 }
 
-func (d *desk) fetchesOf(now time.Time, mac swarm.MAC) int {
+// fetchesBefore is how often mac was sent for its boot program before this exchange, in vain.
+func (d *desk) fetchesBefore(now time.Time, mac swarm.MAC, exchange dhcpv4.TransactionID) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return len(d.recent(now, mac))
+	return len(d.before(now, mac, exchange))
 }
 
-func (d *desk) recent(now time.Time, mac swarm.MAC) []time.Time {
-	var out []time.Time
-	for _, t := range d.fetches[mac] {
-		if now.Sub(t) < fetchWindow {
-			out = append(out, t)
+func (d *desk) before(now time.Time, mac swarm.MAC, exchange dhcpv4.TransactionID) []fetch {
+	var out []fetch
+	for _, f := range d.fetches[mac] {
+		again := f.exchange == exchange && now.Sub(f.at) < repeatWindow
+		if now.Sub(f.at) < fetchWindow && !again {
+			out = append(out, f)
 		}
 	}
 	return out
@@ -186,8 +200,8 @@ func (d *desk) sweep(now time.Time) (over []netip.Addr) {
 			over = append(over, addr)
 		}
 	}
-	for mac := range d.fetches {
-		if len(d.recent(now, mac)) == 0 {
+	for mac, all := range d.fetches {
+		if now.Sub(all[len(all)-1].at) >= fetchWindow {
 			delete(d.fetches, mac)
 		}
 	}

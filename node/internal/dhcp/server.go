@@ -299,7 +299,7 @@ func (s *Server) handle(ctx context.Context, l Link, j *job) {
 	}
 	t.Answer = plan.Answer
 	if plan.Fetches {
-		s.desk.fetched(t.Time, c.MAC)
+		s.desk.fetched(t.Time, c.MAC, c.Exchange)
 	}
 }
 
@@ -318,7 +318,7 @@ func (s *Server) view(ctx context.Context, now time.Time, c Client, duty DutySta
 	}
 	if s.cfg.Proxy {
 		return View{
-			Duty: duty, Unicast: j.unicast, BootServer: j.boot, From: j.from, Fetches: s.desk.fetchesOf(now, c.MAC), NewNonce: newNonce(), Begun: s.o.Boots.of(now, c.MAC),
+			Duty: duty, Unicast: j.unicast, BootServer: j.boot, From: j.from, Fetches: s.desk.fetchesBefore(now, c.MAC, c.Exchange), NewNonce: newNonce(), Begun: s.o.Boots.of(now, c.MAC),
 		}
 	}
 	v := View{Duty: duty, Unicast: j.unicast, Offer: s.desk.offer(now, c.MAC), NewNonce: newNonce()}
@@ -340,7 +340,7 @@ func (s *Server) view(ctx context.Context, now time.Time, c Client, duty DutySta
 	if v.Offer != nil && s.keptForOther(c.MAC, v.Offer.Addr) {
 		v.Offer = nil
 	}
-	v.Fetches = s.desk.fetchesOf(now, c.MAC)
+	v.Fetches = s.desk.fetchesBefore(now, c.MAC, c.Exchange)
 	if addr, need := needsAddress(c, v, &s.cfg); need {
 		v.Candidate, v.Trouble = s.reserve(ctx, now, c, addr, v.Reserved)
 		v.Exhausted = v.Trouble == errExhausted.Error()

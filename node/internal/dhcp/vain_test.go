@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/insomniacslk/dhcp/dhcpv4"
+
 	"offshoot/swarm"
 )
 
@@ -62,13 +64,37 @@ func TestRefusalIsForgottenInTime(t *testing.T) {
 	})
 }
 
+// TestAnswerThatWasLostIsNoProgramLoadedInVain: a machine that asks once more gets the same program, until it is another boot.
+func TestAnswerThatWasLostIsNoProgramLoadedInVain(t *testing.T) {
+	withServer(t, nil, func(b *bench) {
+		offer := b.say(b.packet(discover, pxe("\x00\x07")))
+		if offer == nil {
+			t.Fatal(b.lastReason())
+		}
+		q := b.packet(request, pxe("\x00\x07"), chose(server.String()), wants(offer.YourIPAddr.String()))
+		for range 3 {
+			if ack := b.say(q); ack == nil || ack.BootFileName != "snponly.efi" {
+				t.Errorf("asked once more: %v, %s", ack, b.lastReason())
+			}
+			<-time.After(8 * time.Second)
+		}
+		if kinds := b.eventKinds(); strings.Contains(kinds, string(EventRefused)) {
+			t.Errorf("events %q", kinds)
+		}
+		<-time.After(2 * time.Minute) // a ROM that numbers all of its exchanges alike
+		if got := b.lease(pxe("\x00\x07"), func(p *dhcpv4.DHCPv4) { p.TransactionID = q.TransactionID }).BootFileName; got != "shimx64.efi" {
+			t.Errorf("at its next boot: %s", got)
+		}
+	})
+}
+
 func TestInventedMachinesDoNotFillTheMemoryOfPrograms(t *testing.T) {
 	d := newDesk()
 	for i := range 2 * maxFetchers {
-		d.fetched(day, swarm.MACOf(net.HardwareAddr{2, 0, 0, byte(i >> 16), byte(i >> 8), byte(i)}))
+		d.fetched(day, swarm.MACOf(net.HardwareAddr{2, 0, 0, byte(i >> 16), byte(i >> 8), byte(i)}), dhcpv4.TransactionID{})
 	}
 	last := swarm.MACOf(net.HardwareAddr{2, 0, 0, 0, 0x7f, 0xff})
-	if len(d.fetches) > maxFetchers || d.fetchesOf(day, last) != 1 {
-		t.Errorf("%d machines are remembered, the last one %d times", len(d.fetches), d.fetchesOf(day, last))
+	if len(d.fetches) > maxFetchers || d.fetchesBefore(day, last, dhcpv4.TransactionID{1}) != 1 {
+		t.Errorf("%d machines are remembered, the last one %d times", len(d.fetches), d.fetchesBefore(day, last, dhcpv4.TransactionID{1}))
 	}
 }

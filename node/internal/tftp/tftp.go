@@ -60,10 +60,11 @@ const (
 	// transferTime ends a transfer whose client asks for block after block without end, or crawls. The largest boot program
 	// has 1 MB; a 1 Mbit/s management link carries that in ten seconds.
 	transferTime = 2 * time.Minute
-	// roundTime and rounds bound the wait for one acknowledgement: firmware under load takes seconds, a machine that was
-	// switched off never answers.
-	roundTime = time.Second
-	rounds    = 6
+	// roundTime and rounds bound the wait for one acknowledgement: a block that was lost should not be waited for, firmware under
+	// load takes seconds, a machine that was switched off never answers. A block that came twice is acknowledged twice, and the
+	// second time nothing follows.
+	roundTime = 300 * time.Millisecond
+	rounds    = 20
 	// headers of IPv4, UDP, and a TFTP data packet.
 	headers = 20 + 8 + 4
 	minMTU  = 576
