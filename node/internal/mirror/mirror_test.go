@@ -230,6 +230,25 @@ func TestServesWithoutUpstreamAndSaysWhatIsStale(t *testing.T) {
 	}
 }
 
+// TestWhatExpiredSinceNobodyAskedIsNoProblem: it is looked for when somebody asks. What its publisher let expire is one.
+func TestWhatExpiredSinceNobodyAskedIsNoProblem(t *testing.T) {
+	key := newSigner(t)
+	files := map[string][]byte{}
+	until := "Valid-Until: " + epoch.Add(3*time.Hour).Format("Mon, 02 Jan 2006 15:04:05 UTC") + "\n"
+	debian(t, files, key, epoch, until, small)
+	u := newUpstream(t, files)
+	h := newHouse(t, Repo{Upstreams: []string{u.URL}, Keyring: key.ring})
+	h.learn(u)
+	h.clock.add(24 * time.Hour)
+	if p := h.Status().Problems; len(p) != 0 {
+		t.Errorf("nobody has asked since: %q", p)
+	}
+	h.learn(u)
+	if p := h.Status().Problems; len(p) != 1 || !strings.Contains(p[0], "its publisher declared it valid until") {
+		t.Errorf("there is no other one: %q", p)
+	}
+}
+
 func TestUnchangedMetadataIsNotFetchedAgain(t *testing.T) {
 	h, u, _ := scene(t, []pkg{small})
 	h.learn(u)

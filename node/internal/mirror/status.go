@@ -104,9 +104,8 @@ func (rt *root) status() (RootStatus, bool) {
 	}
 	s := rt.snaps[0]
 	out := RootStatus{Dir: rt.dir, Verified: s.by, Date: s.date, ValidUntil: s.until, Checked: rt.checked, States: len(rt.snaps)}
-	now := rt.repo.m.o.Now()
 	switch {
-	case !s.until.IsZero() && now.After(s.until):
+	case !s.until.IsZero() && rt.checked.After(s.until): // what expired since nobody asked for it is looked for when somebody does
 		out.Stale = "its publisher declared it valid until " + s.until.Format(time.DateTime) + " only: clients will refuse it"
 	case rt.err != nil:
 		out.Stale = fmt.Sprintf("checked %s, since then: %v", rt.checked.Format(time.DateTime), rt.err)
