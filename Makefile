@@ -84,11 +84,11 @@ test-metal: ## the metal tier alone: virtual machines from bare disk to member (
 test-metal-full: ## the metal tier, and machines through OVMF (UEFI): by PXE, by HTTP, with Secure Boot, of arm64
 	.ci/deps build wire metal full
 	$(MAKE) build image arm
-	$(GOTEST) -title metal-full -live -tags metal,full -p 1 -timeout 90m -count 1 $(call tagged,metal|full)
+	$(GOTEST) -title metal-full -live -tags metal,full -p 1 -timeout 240m -count 1 $(call tagged,metal|full)
 
 .PHONY: wire-tier
 wire-tier:
-	$(if $(call tagged,wire),$(GOTEST) -title wire -tags wire -p 1 -timeout 15m -count 1 $(call tagged,wire),@echo "no wire tests")
+	$(if $(call tagged,wire),$(GOTEST) -title wire -tags wire -p 1 -parallel 3 -timeout 15m -count 1 $(call tagged,wire),@echo "no wire tests")
 
 .PHONY: metal-tier
 metal-tier:

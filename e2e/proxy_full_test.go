@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -65,7 +66,7 @@ func installedBeside(t *testing.T, program string, firmware lab.Firmware, left .
 			t.Errorf("the machine did not leave %q", want)
 		}
 	}
-	if !strings.Contains(addresses, " 192.168.42.2") || !strings.Contains(addresses, "valid_lft 1") {
+	if !regexp.MustCompile(` 192\.168\.42\.2\d\d/24 .* valid_lft \d+sec`).MatchString(addresses) {
 		t.Error("the node does not live on a lease of the foreign server")
 	}
 	all, err := lab.ReadDHCP(w.Captures["lan0"].Path())
