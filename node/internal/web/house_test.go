@@ -185,7 +185,11 @@ func (h *house) ask(q request) *http.Response {
 	w := httptest.NewRecorder()
 	h.handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, local)))
 	if strings.HasSuffix(q.path, "/boot.ipxe") && w.Code == http.StatusOK {
-		<-h.noted // written beside the answer: wait, so that no test ends before it
+		select { // written beside the answer: wait, so that no test ends before it
+		case <-h.noted:
+		case <-time.After(10 * time.Second):
+			h.t.Fatalf("no note of the answer, as if it were the same as before:\n%s", w.Body)
+		}
 	}
 	return w.Result()
 }
