@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"offshoot/handoff"
 	"offshoot/swarm"
+	"offshoot/swarm/ledger"
 )
 
 // leaver is a node that goes for good: everything that it holds passes to others first.
@@ -80,19 +82,12 @@ func (l *leaver) SayGoodbye(ctx context.Context) error {
 }
 
 // GiveUpVote waits until others carry the ledger. The steward sees to it, since a node that has left is never wanted as a
-// voter; alone, the ledger simply stops with us.
+// voter; when nobody else is there, the ledger simply stops with us.
 func (l *leaver) GiveUpVote(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaveTime)
 	defer cancel()
 	for {
-		voters, self := 0, false
-		for _, m := range l.ledger.Members() {
-			if m.Voter {
-				voters++
-				self = self || m.ID == l.self()
-			}
-		}
-		if !self || voters == 1 {
+		if !carries(l.ledger.Members(), l.self(), l.state.View().Nodes(), l.alive) {
 			return nil
 		}
 		select {
@@ -101,6 +96,15 @@ func (l *leaver) GiveUpVote(ctx context.Context) error {
 		case <-time.After(200 * time.Millisecond): // members have no change notification
 		}
 	}
+}
+
+// carries says whether the ledger would stop for others if this node went now: it votes, and there is somebody who votes as well,
+// or is about to.
+func carries(members []ledger.Member, self swarm.NodeID, nodes []swarm.Node, alive func(swarm.NodeID) bool) bool {
+	votes := func(m ledger.Member) bool { return m.Voter && m.ID == self }
+	other := func(m ledger.Member) bool { return m.Voter && m.ID != self }
+	heir := func(n swarm.Node) bool { return n.ID != self && n.Eligible() && alive(n.ID) }
+	return slices.ContainsFunc(members, votes) && (slices.ContainsFunc(members, other) || slices.ContainsFunc(nodes, heir))
 }
 
 // final keeps a plan from trying a step of leaving again: the operator waits.
