@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -41,18 +40,7 @@ func TestDebianInstallerLeavesANode(t *testing.T) {
 			lab.Need(t, c.need, "python3", "dpkg-deb")
 			up := upstream(t)
 			kernel, initrd := up.netboot(t)
-			w, err := story.NewWorld(story.Options{
-				Binary: os.Getenv("OFFSHOOT_BIN"), Image: os.Getenv("OFFSHOOT_IMAGE"), Dir: workDir(t), Say: func(line string) { t.Log(line) },
-				Logger: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				if err := w.Close(); err != nil {
-					t.Error(err)
-				}
-			})
+			w := metalWorld(t)
 			up.openOn(t, w.Operator)
 			report, m1, err := story.InstalledBy(t.Context(), w, c.firmware, story.Installer{
 				Profile: "debian", Upstream: "http://" + archiveHost + "/debian", Disk: 8 << 30, Memory: 1536,

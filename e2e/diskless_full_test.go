@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,18 +27,7 @@ func TestDisklessMachinesStartTheirRootOnTheNetwork(t *testing.T) {
 	lab.Need(t, lab.Metal, "ganesha.nfsd", "rpcbind", "tgtd", "tgtadm", "sfdisk")
 	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Minute)
 	defer cancel()
-	w, err := story.NewWorld(story.Options{
-		Binary: os.Getenv("OFFSHOOT_BIN"), Image: os.Getenv("OFFSHOOT_IMAGE"), Dir: workDir(t), Say: func(line string) { t.Log(line) },
-		Logger: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := w.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	w := metalWorld(t)
 	s := newStorage(ctx, t, w)
 	seed, err := w.StartSeed(ctx)
 	if err != nil {

@@ -3,8 +3,6 @@
 package e2e
 
 import (
-	"log/slog"
-	"os"
 	"testing"
 
 	"offshoot/e2e/lab"
@@ -20,18 +18,7 @@ func TestUnknownMachineWaitsIsAssignedAndReleased(t *testing.T) {
 
 func freeMachine(t *testing.T, firmware lab.Firmware, joins bool) status.Machine {
 	t.Helper()
-	w, err := story.NewWorld(story.Options{
-		Binary: os.Getenv("OFFSHOOT_BIN"), Image: os.Getenv("OFFSHOOT_IMAGE"), Dir: workDir(t), Say: func(line string) { t.Log(line) },
-		Logger: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := w.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	w := metalWorld(t)
 	m, err := story.FreeMachine(t.Context(), w, firmware, joins)
 	if err != nil {
 		t.Fatal(err)

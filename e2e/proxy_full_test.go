@@ -4,8 +4,6 @@ package e2e
 
 import (
 	"errors"
-	"log/slog"
-	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -31,19 +29,8 @@ func TestMachinesAreInstalledBesideServersOfOthers(t *testing.T) {
 
 func installedBeside(t *testing.T, program string, firmware lab.Firmware, left ...string) {
 	t.Helper()
-	w, err := story.NewWorld(story.Options{
-		Binary: os.Getenv("OFFSHOOT_BIN"), Image: os.Getenv("OFFSHOOT_IMAGE"), Dir: workDir(t), Say: func(line string) { t.Log(line) },
-		Logger: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := w.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	_, err = w.StartForeign(t.Context(), program)
+	w := metalWorld(t)
+	_, err := w.StartForeign(t.Context(), program)
 	if err := errors.Join(err, w.SettleSeed(t.Context())); err != nil {
 		t.Fatal(err)
 	}
