@@ -45,6 +45,13 @@ cat >"$root/etc/repart.d/50-root.conf" <<'END'
 Type=root
 GrowFileSystem=yes
 END
+# It would discard what no partition has, and offshoot's mark before the first one with it: by that a disk is known as installed by us.
+mkdir -p "$root/etc/systemd/system/systemd-repart.service.d"
+cat >"$root/etc/systemd/system/systemd-repart.service.d/keep-mark.conf" <<'END'
+[Service]
+ExecStart=
+ExecStart=systemd-repart --dry-run=no --discard=no
+END
 cat >"$root/etc/systemd/system/ssh-hostkeys.service" <<'END'
 [Unit]
 Description=Make this machine's SSH host keys
