@@ -195,7 +195,7 @@ func badImages(w *badWorld) {
 		w.untouched(2, []string{"--image", c.path}, c.want)
 	}
 	w.untouched(2, []string{"--image", ""}, "nothing to install: name a disk image with --image")
-	w.untouched(1, []string{"--live-kernel", w.image}, "not a Linux bzImage")
+	w.untouched(1, []string{"--live-kernel", w.image}, "neither a Linux bzImage nor an Image of arm64")
 }
 
 func badDataDir(w *badWorld) {
