@@ -57,7 +57,7 @@ func (b *boots) burst(ctx context.Context) error {
 
 // others is a host with dnsmasq for DHCP and TFTP, and nginx for HTTP, as they are set up for iPXE.
 func (b *boots) others(ctx context.Context, n *lab.Network) (*lab.Host, error) {
-	h, err := b.world.Lab.Host("others", n)
+	h, err := b.world.Lab.Host("rival", n)
 	if err != nil {
 		return nil, err
 	}

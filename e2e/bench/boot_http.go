@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,19 +34,18 @@ func (b *boots) http(ctx context.Context) error {
 	return nil
 }
 
-var initrdDigest = regexp.MustCompile(`"initrd": ?"([0-9a-f]{64})"`)
-
 // initrd is the digest of what the agent is in.
 func (b *boots) initrd(ctx context.Context) (string, error) {
-	out, err := b.seed.Offshoot(ctx, "profile", "list", "-o", "json")
+	s, err := b.seed.Status(ctx)
 	if err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
+		return "", err
 	}
-	found := initrdDigest.FindStringSubmatch(out)
-	if found == nil {
-		return "", fmt.Errorf("no initrd in %s", out)
+	for _, a := range s.Artifacts {
+		if strings.HasPrefix(a.Name, "initrd-") {
+			return a.Digest, nil
+		}
 	}
-	return found[1], nil
+	return "", fmt.Errorf("no initrd among %+v", s.Artifacts)
 }
 
 // httpOf measures one file, by one client and by many.

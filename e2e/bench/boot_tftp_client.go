@@ -62,7 +62,12 @@ func (l *loader) request(name string, probe bool, into io.Writer) (int64, error)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { _ = conn.Close() }() // nothing is lost with it
+	if probe {
+		// Servers may answer an abort, which must not meet another transfer on the same port.
+		defer time.AfterFunc(time.Second, func() { _ = conn.Close() })
+	} else {
+		defer func() { _ = conn.Close() }() // nothing is lost with it
+	}
 	options := []string{"blksize", strconv.Itoa(edk2Block)}
 	if probe {
 		options = append([]string{"tsize", "0"}, options...)
