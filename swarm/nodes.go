@@ -88,10 +88,26 @@ func (o ReportNode) apply(c *change) (any, error) {
 	if n.Left {
 		c.event(n.Machine, "back", "%s is back", n.Name)
 	}
-	n.Address, n.Version, n.Ports, n.Warm, n.Left = o.Address, o.Version, o.Ports, o.Warm, false
+	n.Address, n.Version, n.Ports, n.Warm, n.Left = o.Address, o.Version, c.standing(n.Ports, o.Ports), o.Warm, false
 	n.Protocol, n.Keys, n.CA = o.Protocol, o.Keys, o.CA
 	c.put("node", &n)
 	return nil, nil
+}
+
+// standing are the reported ports, each on the segment that it is known to be on: a node that has just started reports from a ledger
+// that it has not read to its end, and would open in place of its segment another one.
+func (c *change) standing(known, reported []Port) []Port {
+	out := slices.Clone(reported)
+	for i, p := range out {
+		at := slices.IndexFunc(known, func(k Port) bool { return k.MAC == p.MAC && k.VLAN == p.VLAN })
+		if p.Segment != "" || at < 0 || known[at].Segment == "" {
+			continue
+		}
+		if _, err := c.segment(known[at].Segment); err == nil {
+			out[i].Segment, out[i].Address = known[at].Segment, known[at].Address
+		}
+	}
+	return out
 }
 
 // isForeign says whether a port has its address from the server of others.

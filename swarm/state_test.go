@@ -333,6 +333,21 @@ func TestSegmentsDoNotOverlap(t *testing.T) {
 	}
 }
 
+// TestReportOfANodeThatHasJustStartedTakesNoPortOffItsSegment: it may not have read the ledger to its end yet.
+func TestReportOfANodeThatHasJustStartedTakesNoPortOffItsSegment(t *testing.T) {
+	h := founded(t)
+	n := h.join(m1, "192.168.42.20")
+	report := ReportNode{Address: "x", Ports: []Port{{Name: "a", MAC: m1, Segment: "s1"}, {Name: "b", MAC: "02:00:00:00:01:01"}}}
+	h.must(n, report)
+	var before, after Segment
+	_ = h.must(n, OpenSegment{Port: "02:00:00:00:01:01"}).Decode(&before)
+	h.must(n, report)
+	_ = h.must(n, OpenSegment{Port: "02:00:00:00:01:01"}).Decode(&after)
+	if p := h.node(n).Ports[1]; after.ID != before.ID || p.Segment != before.ID || !before.Network.Contains(p.Address.Addr()) {
+		t.Errorf("the port was on %s, and is on %s with %s", before.ID, after.ID, p.Address)
+	}
+}
+
 func TestEventsAreBounded(t *testing.T) {
 	h := founded(t)
 	for range maxEvents + 10 {
