@@ -257,6 +257,14 @@ func netPorts(w *badWorld) {
 	if again, _ := w.leased(far, "lan1"); again != other {
 		w.t.Errorf("started again, leased %s after %s", again, other)
 	}
+	r.signal(syscall.SIGKILL)
+	r.ends(-1)
+	r = w.start(w.host, w.binary, "seed", "--data-dir", w.data, "--probe", "1s", "--interface", "lan0") // and on the port alone that it is told
+	r.says("ready")
+	w.leased(near, "lan0")
+	if out := w.run(w.host, "ip", "-4", "-o", "addr", "show", "dev", "lan1"); out != "" {
+		w.t.Errorf("a port that is not named any more has an address: %s", out)
+	}
 	r.signal(syscall.SIGINT)
 	r.says("Ctrl-C leaves now")
 	r.signal(syscall.SIGINT)

@@ -150,9 +150,9 @@ func (s Seed) port(ctx context.Context, undo *segment.Journal, m memory) (segmen
 	return raise(ctx, undo, port)
 }
 
-// further finds the other ports that the seed serves. None named are those that it was told the last time.
+// further finds the other ports that the seed serves. A seed that is told no port at all goes on with those of the last time.
 func (s Seed) further(home segment.Port, m memory) ([]swarm.MAC, error) {
-	if len(s.Further) == 0 {
+	if s.Interface == "" {
 		return m.Further, nil
 	}
 	var macs []swarm.MAC
@@ -162,6 +162,7 @@ func (s Seed) further(home segment.Port, m memory) ([]swarm.MAC, error) {
 			return nil, err
 		}
 		why := p.Unfit()
+		address := slices.IndexFunc(p.Addrs, func(a netip.Prefix) bool { return a.Addr().Is4() })
 		switch {
 		case why != "":
 		case p.MAC == home.MAC || slices.Contains(macs, p.MAC):
@@ -170,8 +171,8 @@ func (s Seed) further(home segment.Port, m memory) ([]swarm.MAC, error) {
 			why = "a seed serves a VLAN as its only port"
 		case p.DefaultRoute:
 			why = "it carries the default route"
-		case slices.ContainsFunc(p.Addrs, func(a netip.Prefix) bool { return a.Addr().Is4() }):
-			why = fmt.Sprintf("it has an address (%s), so that another network is there: take it off (ip addr flush dev %s), or name the port first and alone", p.Addrs[0], name)
+		case address >= 0:
+			why = fmt.Sprintf("it has an address (%s), so that another network is there: take it off (ip addr flush dev %s), or name the port first and alone", p.Addrs[address], name)
 		}
 		if why != "" {
 			return nil, fmt.Errorf("interface %s cannot be a further one: %s", name, why)
