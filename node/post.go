@@ -49,6 +49,8 @@ type post struct {
 	cut     context.CancelFunc // of what lingers
 	mute    context.CancelFunc // of what answers DHCP, without waiting for answers that are being prepared
 	stands  chan struct{}      // it is known what may be answered
+	guarded chan struct{}      // servers of others are heard
+	hear    func()             // closes guarded
 	muted   chan struct{}      // no packet will be answered any more
 	gone    chan struct{}      // everything is released
 	giving  bool
@@ -131,8 +133,9 @@ func (w *watch) arrange(ctx context.Context, all *sync.WaitGroup) {
 func (w *watch) open(ctx context.Context, all *sync.WaitGroup, s swarm.Segment, port swarm.Port, before *post) {
 	p := &post{
 		segment: s, port: port, fence: newFence(w.clock), view: w.state.View, mail: newMailbox(),
-		stands: make(chan struct{}), muted: make(chan struct{}), gone: make(chan struct{}),
+		stands: make(chan struct{}), guarded: make(chan struct{}), muted: make(chan struct{}), gone: make(chan struct{}),
 	}
+	p.hear = sync.OnceFunc(func() { close(p.guarded) })
 	p.blocked.Store(s.Blocked != "")
 	p.note = func(mac swarm.MAC, kind, text string) { w.notes.Go(func() { w.write(ctx, mac, kind, text) }) }
 	p.learn = func(mac swarm.MAC, arch string) {
@@ -177,7 +180,11 @@ func (w *watch) man(ctx, answering, lingering context.Context, p *post) {
 		}
 	})
 	var answers sync.WaitGroup
-	for _, s := range w.stations(p) {
+	stations := w.stations(p)
+	if !slices.ContainsFunc(stations, func(s station) bool { return s.guards }) {
+		p.hear()
+	}
+	for _, s := range stations {
 		switch {
 		case s.answers:
 			answers.Go(func() {
@@ -197,10 +204,12 @@ func (w *watch) man(ctx, answering, lingering context.Context, p *post) {
 // awaitStanding returns when a packet could be answered, or the post is to end. Until then the former holder listens: what is
 // heard before the duty is confirmed would be lost.
 func (p *post) awaitStanding(ctx context.Context) {
-	select {
-	case <-p.stands:
-	case <-p.mail.ended:
-	case <-ctx.Done():
+	for _, ready := range []<-chan struct{}{p.stands, p.guarded} {
+		select {
+		case <-ready:
+		case <-p.mail.ended:
+		case <-ctx.Done():
+		}
 	}
 }
 

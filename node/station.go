@@ -26,6 +26,9 @@ type station struct {
 	open func() (task.Task, error)
 	// answers: it gives addresses away, so it stops before the duty is passed on.
 	answers bool
+	// guards: it hears other DHCP servers. What answers waits until it does: of two nodes that begin at once each must hear the other's
+	// first answer.
+	guards bool
 	// lingers: what it began it may end after the duty was passed on; its bytes are the same from any node.
 	lingers bool
 }
@@ -50,7 +53,7 @@ func (o *outfit) stations(p *post) []station {
 		return all // nothing of what follows is heard through a relay
 	}
 	return append(all, []station{
-		{name: "guard against foreign DHCP servers", open: func() (task.Task, error) { return o.guard(p) }},
+		{name: "guard against foreign DHCP servers", guards: true, open: func() (task.Task, error) { return o.guard(p) }},
 		{name: "router advertisements", open: func() (task.Task, error) { return o.noRouter(p) }},
 	}...)
 }
@@ -64,7 +67,7 @@ func (o *outfit) guard(p *post) (task.Task, error) {
 	return task.Func("guard", func(ctx context.Context) error {
 		watcher := segment.Watcher{
 			Prober: segment.Prober{Mine: o.ours, Mark: o.mark(), Log: o.log}, Port: port,
-			Changed: func(foreign []segment.Server) { o.meet(ctx, p, foreign) },
+			Changed: func(foreign []segment.Server) { o.meet(ctx, p, foreign) }, Hears: p.hear,
 		}
 		return watcher.Run(ctx)
 	}), nil

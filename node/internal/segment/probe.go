@@ -179,6 +179,9 @@ type Watcher struct {
 	// Changed is told all foreign servers there now are, whenever one appeared, was asked or vanished, and that there are none once two probes
 	// have passed without any: one may have been there before the watch. Called from Run's goroutine.
 	Changed func([]Server)
+	// Hears, if set, is called when the watch begins, and again after every failure of its socket: from now on no answer of another server
+	// is missed. Called from Run's goroutine.
+	Hears func()
 
 	probes int // whole ones, up to maxMissed
 }
@@ -190,7 +193,12 @@ func (w *Watcher) Run(ctx context.Context) error {
 	t := newSightings()
 	w.probes = 0
 	for {
-		err := w.with(ctx, w.Port, func(r *round) error { return w.watch(ctx, r, t, every) })
+		err := w.with(ctx, w.Port, func(r *round) error {
+			if w.Hears != nil {
+				w.Hears()
+			}
+			return w.watch(ctx, r, t, every)
+		})
 		switch {
 		case ctx.Err() != nil:
 			return nil

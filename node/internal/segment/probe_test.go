@@ -257,6 +257,34 @@ func TestWatcherTellsWhenServersComeAndGo(t *testing.T) {
 	})
 }
 
+func TestWatcherMissesNothingOnceItHears(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub()
+		say, stop := answerer(t, h)
+		defer stop()
+		start := time.Now()
+		changed := make(chan time.Duration, 16)
+		w := &Watcher{
+			Prober: Prober{Log: quiet(), open: h.open}, Port: testPort,
+			Changed: func([]Server) { changed <- time.Since(start) },
+			Hears:   func() { say(offer(t)) },
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := w.Run(ctx); err != nil {
+			t.Error(err)
+		}
+		select {
+		case at := <-changed:
+			if at != 0 {
+				t.Errorf("heard after %v", at)
+			}
+		default:
+			t.Error("not heard")
+		}
+	})
+}
+
 func TestWatcherSaysThatNobodyIsThereAfterTwoProbes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub()
