@@ -19,6 +19,8 @@ export OFFSHOOT_BIN := $(CURDIR)/bin/offshoot
 export OFFSHOOT_IMAGE := $(CURDIR)/build/debian13-demo.raw.zst
 # What machines of arm64 run.
 export OFFSHOOT_ARM64 := $(CURDIR)/build/arm64
+# The ROM of cards that are not iPXE, if somebody has made it: .ci/pxerom.
+export OFFSHOOT_PXE_ROM := $(CURDIR)/build/pxe.rom
 # Logs, captures and disks of scenarios that failed are kept here (docs/testing.md).
 export OFFSHOOT_KEEP := $(CURDIR)/build/failed
 

@@ -19,17 +19,18 @@ import (
 func TestMachinesAreInstalledBesideServersOfOthers(t *testing.T) {
 	t.Run("OVMFBesideDnsmasq", func(t *testing.T) {
 		lab.Need(t, lab.MetalUEFI, "dnsmasq", "ss")
-		installedBeside(t, "dnsmasq", lab.UEFI, "DISCOVER from firmware EFI x64", "OFFER file=snponly.efi", "to port 4011", "ACK file=snponly.efi", "  tftp  ", "DISCOVER from iPXE EFI x64", "GET boot.ipxe")
+		installedBeside(t, metalWorld(t), "dnsmasq", lab.UEFI, "DISCOVER from firmware EFI x64", "OFFER file=snponly.efi", "to port 4011", "ACK file=snponly.efi", "  tftp  ", "DISCOVER from iPXE EFI x64", "GET boot.ipxe")
 	})
 	t.Run("IPXEBesideKea", func(t *testing.T) {
 		lab.Need(t, lab.Metal, "kea-dhcp4", "ss")
-		installedBeside(t, "kea-dhcp4", lab.BIOS, "DISCOVER from iPXE BIOS", "GET boot.ipxe")
+		installedBeside(t, metalWorld(t), "kea-dhcp4", lab.BIOS, "DISCOVER from iPXE BIOS", "GET boot.ipxe")
 	})
+	t.Run("PXEROMBesideDnsmasq", func(t *testing.T) { pxeROMBeside(t, "dnsmasq") })
+	t.Run("PXEROMBesideKea", func(t *testing.T) { pxeROMBeside(t, "kea-dhcp4") })
 }
 
-func installedBeside(t *testing.T, program string, firmware lab.Firmware, left ...string) {
+func installedBeside(t *testing.T, w *story.World, program string, firmware lab.Firmware, left ...string) {
 	t.Helper()
-	w := metalWorld(t)
 	_, err := w.StartForeign(t.Context(), program)
 	if err := errors.Join(err, w.SettleSeed(t.Context())); err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -93,13 +94,13 @@ func (b *boots) offers(ctx context.Context, c *contender, round int, over time.D
 	}
 }
 
-// answered pairs each first DISCOVER with its OFFER.
+// answered pairs each machine's first DISCOVER with its OFFER. The probes by which servers look for each other are no machines.
 func answered(messages []lab.DHCPMessage) (took []time.Duration, lost int) {
 	asked := map[dhcpv4.TransactionID]time.Time{}
 	for _, m := range messages {
 		at, known := asked[m.XID]
 		switch {
-		case m.Type == dhcpv4.MessageTypeDiscover && !known:
+		case m.Type == dhcpv4.MessageTypeDiscover && !known && bytes.HasPrefix(m.MAC, machineOf(0)[:4]):
 			asked[m.XID] = m.Time
 		case m.Type == dhcpv4.MessageTypeOffer && known:
 			took = append(took, m.Time.Sub(at))

@@ -32,6 +32,7 @@ func TestOnlyTheBootPortHasAnOptionROMAndBootsBeforeTheDisk(t *testing.T) {
 		{"none", MachineSpec{BootPort: -1}, []string{",romfile=", ",romfile="}},
 		{"UEFI", MachineSpec{Firmware: UEFI}, []string{",bootindex=1,romfile=", ",romfile="}},
 		{"UEFI by HTTP", MachineSpec{Firmware: UEFIHTTP}, []string{",bootindex=1,romfile=", ",romfile="}},
+		{"ROM of our own", MachineSpec{ROM: "/tmp/pxe,1.rom"}, []string{",bootindex=1,romfile=/tmp/pxe,,1.rom", ",romfile="}},
 		{"direct kernel", MachineSpec{Kernel: "/boot/vmlinuz"}, []string{",romfile=", ",romfile="}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -65,7 +66,7 @@ func find(args []string, prefix string) string {
 func TestImpossibleMachinesAreRefused(t *testing.T) {
 	for _, spec := range []MachineSpec{
 		{Firmware: "coreboot"}, {BootPort: 2, Networks: make([]*Network, 2)}, {BootPort: -2}, {Memory: -1}, {Disk: -1},
-		{Append: "quiet"},
+		{Append: "quiet"}, {ROM: "pxe.rom", Firmware: UEFI},
 	} {
 		if _, err := spec.withDefaults(); err == nil {
 			t.Errorf("accepted %+v", spec)

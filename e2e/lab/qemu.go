@@ -58,6 +58,7 @@ type MachineSpec struct {
 	Disk     int64      // bytes of the empty disk made on the first Start; 0 without Base means no disk
 	Base     string     // image file (qcow2 or raw) that the disk starts as a copy-on-write copy of
 	Firmware Firmware   // "" means BIOS
+	ROM      string     // file with the boot port's option ROM in place of QEMU's iPXE; BIOS only
 
 	// Direct boot, for tests of what runs in a machine and not of how it gets there: with Kernel set, firmware starts this
 	// kernel and looks at neither network nor disk.
@@ -77,6 +78,8 @@ func (s MachineSpec) withDefaults() (MachineSpec, error) {
 	switch {
 	case s.Firmware != BIOS && !s.Firmware.ovmf():
 		return s, fmt.Errorf("firmware %q: want %s, %s, %s, %s, %s or %s", s.Firmware, BIOS, UEFI, UEFIHTTP, UEFISecure, UEFIArm64, UEFIArm64HTTP)
+	case s.ROM != "" && s.Firmware != BIOS:
+		return s, fmt.Errorf("option ROM %s: %s starts none", s.ROM, s.Firmware)
 	case s.BootPort < -1 || s.BootPort > 0 && s.BootPort >= len(s.Networks):
 		return s, fmt.Errorf("boot port %d: the machine has %d", s.BootPort, len(s.Networks))
 	case s.Memory < 0 || s.CPUs < 0 || s.Disk < 0:
@@ -136,10 +139,14 @@ func (s MachineSpec) arguments(name string, kvm bool, f files, nics []nic) []str
 			device += ",bootindex=1"
 		}
 		// The boot port of a BIOS machine has QEMU's default ROM, unnamed: only a default ROM gets the port's PCI ids written
-		// into it (hw/pci/pci.c, pci_patch_ids), and SeaBIOS skips a ROM with others, such as the same file by name.
+		// into it (hw/pci/pci.c, pci_patch_ids), and SeaBIOS skips a ROM with others, such as the same file by name. One that is
+		// named must be made for the port (1af4:1000).
 		// Everywhere else no ROM: SeaBIOS skips the port, OVMF uses its own driver.
-		if !boots || s.Firmware != BIOS {
+		if !boots || s.Firmware != BIOS || s.ROM != "" {
 			device += ",romfile="
+		}
+		if boots {
+			device += escape(s.ROM)
 		}
 		args = append(args, "-netdev", fmt.Sprintf("tap,id=net%d,ifname=%s,script=no,downscript=no", i, n.tap), "-device", device)
 	}

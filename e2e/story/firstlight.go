@@ -83,7 +83,7 @@ func newFirstLight(w *World, firmware lab.Firmware) *firstLight {
 
 // power makes a bare machine, names it, and switches it on.
 func (f *firstLight) power(ctx context.Context, name string, via func(ctx context.Context, args ...string) (string, error), networks ...*lab.Network) error {
-	m, err := f.Lab.Machine(name, lab.MachineSpec{Networks: networks, Disk: 4 << 30, Firmware: f.firmware})
+	m, err := f.Lab.Machine(name, lab.MachineSpec{Networks: networks, Disk: 4 << 30, Firmware: f.firmware, ROM: f.ROM})
 	if err != nil {
 		return err
 	}

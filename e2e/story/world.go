@@ -42,6 +42,7 @@ type World struct {
 	Operator   *lab.Host
 	Captures   map[string]*lab.Capture
 	Boot       string // the boot programs that the operator chooses for all machines, "" for none
+	ROM        string // of the machines' boot ports, "" for QEMU's iPXE
 
 	o       Options
 	started time.Time
