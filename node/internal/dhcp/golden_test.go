@@ -70,7 +70,7 @@ func read(t testing.TB, name string) (*dhcpv4.DHCPv4, Client) {
 
 func TestCapturedClientsAreClassified(t *testing.T) {
 	for name, want := range map[string]string{
-		"ipxe-bios": "iPXE BIOS", "ipxe-efi": "iPXE EFI x64", "firmware-efi": "firmware EFI x64", "firmware-bios": "firmware BIOS",
+		"ipxe-bios": "iPXE BIOS", "ipxe-efi": "iPXE EFI x64", "firmware-efi": "firmware EFI x64", "firmware-bios": "firmware BIOS", "pxerom-bios": "firmware BIOS",
 		"http-efi": "HTTP firmware EFI x64", "dhclient": "client",
 		"http-arm64": "HTTP firmware EFI arm64", "uboot-arm64": "firmware U-Boot arm64", "uboot-efi-arm64": "firmware U-Boot arm64",
 	} {
@@ -85,7 +85,7 @@ func TestCapturedClientsAreClassified(t *testing.T) {
 
 // TestAnswersToCapturedClients holds the whole reply to columns A, E and F of docs/booting.md.
 func TestAnswersToCapturedClients(t *testing.T) {
-	for _, name := range []string{"ipxe-bios", "ipxe-efi", "firmware-efi", "firmware-bios", "http-efi", "http-arm64", "uboot-arm64", "uboot-efi-arm64", "dhclient"} {
+	for _, name := range []string{"ipxe-bios", "ipxe-efi", "firmware-efi", "firmware-bios", "pxerom-bios", "http-efi", "http-arm64", "uboot-arm64", "uboot-efi-arm64", "dhclient"} {
 		for _, step := range []string{"discover", "request"} {
 			t.Run(name+"-"+step, func(t *testing.T) {
 				p, c := read(t, name+"-"+step)

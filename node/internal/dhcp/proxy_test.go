@@ -27,7 +27,7 @@ func TestProxyAnswersToCapturedClients(t *testing.T) {
 		name string
 		boot bool // it came to port 4011
 	}{
-		{"firmware-bios-discover", false}, {"firmware-efi-discover", false}, {"http-efi-discover", false}, {"ipxe-bios-discover", false},
+		{"firmware-bios-discover", false}, {"pxerom-bios-discover", false}, {"firmware-efi-discover", false}, {"http-efi-discover", false}, {"ipxe-bios-discover", false},
 		{"ipxe-efi-discover", false}, {"binl-efi-request", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
