@@ -63,6 +63,13 @@ func Detect(ctx context.Context, o DetectOptions) (out status.Detection, err err
 			return out, err
 		}
 	}
+	within := Ranges[0]
+	if !member { // else it stands in the ledger
+		if within, _, err = seed.within(reached); err != nil {
+			return out, err
+		}
+	}
+	out.Range = within.String()
 	footing := footing{seed: seed, reached: reached, home: m.Port}
 	out.Network, out.Mode = seed.network().String(), seed.Mode
 	if len(o.Interfaces) == 1 {

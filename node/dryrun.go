@@ -52,11 +52,9 @@ func DryRun(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, undo.Undo()) }()
-	seed := *o.Seed
-	if member {
-		if seed, err = seed.resuming(m); err != nil {
-			return err
-		}
+	seed, err := o.Seed.beginning(m, member, o.Say)
+	if err != nil {
+		return err
 	}
 	port, err := seed.port(ctx, undo, m)
 	if err != nil {

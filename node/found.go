@@ -28,7 +28,7 @@ type Seed struct {
 	Further    []string     // other ports, on each of which a segment is opened
 	VLAN       uint16       // 802.1Q on Interface; 0: without a tag
 	Network    netip.Prefix // our own address with the length of the network; zero is 192.168.42.1/24
-	Range      netip.Prefix // further segments; zero is 10.42.0.0/16
+	Range      netip.Prefix // further segments; zero is the first of Ranges that this host reaches nothing of
 	Image      string       // path of the disk image, "" only when resuming
 	Kernel     string       // of the network-boot environment; "" takes those inside the image
 	Modules    string
@@ -48,7 +48,9 @@ type Seed struct {
 // Defaults of a seed.
 var (
 	DefaultNetwork = netip.MustParsePrefix("192.168.42.1/24")
-	DefaultRange   = netip.MustParsePrefix("10.42.0.0/16")
+	Ranges         = []netip.Prefix{
+		netip.MustParsePrefix("10.42.0.0/16"), netip.MustParsePrefix("10.193.0.0/16"), netip.MustParsePrefix("172.29.0.0/16"), netip.MustParsePrefix("192.168.128.0/18"),
+	}
 )
 
 // DefaultVoters is how many nodes at most vote on the ledger.
@@ -68,6 +70,23 @@ func (s Seed) network() netip.Prefix {
 	return s.Network
 }
 
+// beginning is the seed with what it need not be told: from its memory, or, where it founds a swarm, by a look at this host.
+func (s Seed) beginning(m memory, member bool, say func(string)) (Seed, error) {
+	if member {
+		return s.resuming(m)
+	}
+	reached, err := segment.Reached()
+	if err != nil {
+		return s, err
+	}
+	within, why, err := s.within(reached)
+	if why != "" {
+		say(fmt.Sprintf("range     %s for further segments, since %s", within, why))
+	}
+	s.Range = within
+	return s, err
+}
+
 // resuming is the seed that goes on with the swarm of its data directory: on the network that this was founded on.
 func (s Seed) resuming(m memory) (Seed, error) {
 	if s.Network.IsValid() && s.Network != m.Address && !m.Foreign {
@@ -85,6 +104,29 @@ func (s Seed) resuming(m memory) (Seed, error) {
 		s.Network = m.Address
 	}
 	return s, nil
+}
+
+// within is where further segments are cut from, and why it is not the first choice. Every node gets routes to them, so on this host they
+// must hide nothing: no network that it stands on, and no route. Of an operator's own choice a wider route may lie around it, such as
+// one to all of a company.
+func (s Seed) within(reached []segment.Carried) (within netip.Prefix, why string, err error) {
+	told := s.Range.IsValid()
+	choices := Ranges
+	if told {
+		choices = []netip.Prefix{s.Range}
+	}
+	for _, choice := range choices {
+		i := slices.IndexFunc(reached, func(c segment.Carried) bool {
+			return c.Prefix.Overlaps(choice) && c.Prefix != s.network() && !(told && c.Route && c.Prefix.Bits() < choice.Bits())
+		})
+		if i < 0 {
+			return choice, why, nil
+		}
+		if why == "" {
+			why = fmt.Sprintf("%s overlaps: %s", choice, reached[i])
+		}
+	}
+	return netip.Prefix{}, "", fmt.Errorf("%w: further segments would be cut from %s; choose another range with --range", segment.ErrNetworkInUse, why)
 }
 
 // claim probes the port, decides how to serve there, and takes the address if the port does not have it. The undo journal takes
@@ -298,9 +340,6 @@ func (s Seed) found(dir string, id *identity.Identity, port segment.Port, at sta
 	settings := swarm.Settings{
 		Swarm: swarm.NewID(), Range: s.Range, Voters: s.Voters, AutoApprove: s.AutoApprove, Expand: s.Expand, Profile: "default",
 		GossipKeys: []string{identity.NewGossipKey().Encode()},
-	}
-	if !settings.Range.IsValid() {
-		settings.Range = DefaultRange
 	}
 	if settings.Voters == 0 {
 		settings.Voters = DefaultVoters

@@ -360,7 +360,11 @@ func (g *ground) openSegment(ctx context.Context, p segment.Port) error {
 	if len(servers) > 0 {
 		return g.refuse(ctx, p, fmt.Sprintf("another DHCP server answers there: %s", servers[0]))
 	}
-	result, err := g.propose(ctx, swarm.OpenSegment{Port: p.MAC})
+	beside, err := g.beside()
+	if err != nil {
+		return err
+	}
+	result, err := g.propose(ctx, swarm.OpenSegment{Port: p.MAC, Beside: beside})
 	if err != nil {
 		return err
 	}
@@ -370,6 +374,25 @@ func (g *ground) openSegment(ctx context.Context, p segment.Port) error {
 	}
 	g.log.Info("segment opened", "segment", opened.ID, "network", opened.Network, "port", p.Name)
 	return nil
+}
+
+// beside is what this machine reaches of the range that segments are cut from, beside the segments themselves.
+func (g *ground) beside() ([]netip.Prefix, error) {
+	reached, err := segment.Reached()
+	if err != nil {
+		return nil, err
+	}
+	view := g.state.View()
+	settings, _ := view.Settings()
+	var out []netip.Prefix
+	for _, c := range reached {
+		network := c.Prefix.Masked()
+		ours := slices.ContainsFunc(view.Segments(), func(s swarm.Segment) bool { return s.Network == network })
+		if network.Overlaps(settings.Range) && !ours && !slices.Contains(out, network) {
+			out = append(out, network)
+		}
+	}
+	return out, nil
 }
 
 // refuse leaves a port alone until the node starts again, and says why on the node's timeline.

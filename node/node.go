@@ -127,11 +127,9 @@ func (n *Node) seed(ctx context.Context, s *services, member bool) error {
 	if !member && seed.Image == "" {
 		return fmt.Errorf("%w: name a disk image with --image, for example one made by: offshoot image build debian:13 -o debian13.raw.zst", ErrNoImage)
 	}
-	if member {
-		var err error
-		if seed, err = seed.resuming(s.memory); err != nil {
-			return err
-		}
+	seed, err := seed.beginning(s.memory, member, n.o.Say)
+	if err != nil {
+		return err
 	}
 	port, err := seed.port(ctx, s.undo, s.memory)
 	if err != nil {

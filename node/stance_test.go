@@ -80,6 +80,45 @@ func TestSeedIsFullOnlyWhereNobodyAnswers(t *testing.T) {
 	}
 }
 
+func TestFurtherSegmentsHideNothingThatTheLaptopReaches(t *testing.T) {
+	at := func(p string) segment.Carried { return segment.Carried{Port: "wlan0", Prefix: prefix(p)} }
+	way := func(p string) segment.Carried {
+		return segment.Carried{Port: "tun0", Prefix: prefix(p), Route: true}
+	}
+	for _, c := range []struct {
+		name    string
+		told    string
+		reached []segment.Carried
+		want    string // the range, or what the error says
+		why     string
+	}{
+		{"nothing in the way", "", []segment.Carried{at("192.168.1.7/24"), way("172.16.0.0/12")}, "10.42.0.0/16", ""},
+		{"a network inside", "", []segment.Carried{at("10.42.7.20/24")}, "10.193.0.0/16", "10.42.0.0/16 overlaps: wlan0 carries 10.42.7.20/24"},
+		{"a VPN around", "", []segment.Carried{way("10.0.0.0/8")}, "172.29.0.0/16", "10.42.0.0/16 overlaps: tun0 has a route to 10.0.0.0/8"},
+		{"every private network", "", []segment.Carried{way("10.0.0.0/8"), way("172.16.0.0/12"), way("192.168.0.0/16")}, "choose another range with --range", ""},
+		{"our own address, from the last time", "", []segment.Carried{at("10.42.0.1/24")}, "10.42.0.0/16", ""},
+		{"told, nothing in the way", "10.9.0.0/16", []segment.Carried{at("10.42.7.20/24")}, "10.9.0.0/16", ""},
+		{"told, a route around", "10.9.0.0/16", []segment.Carried{way("10.0.0.0/8")}, "10.9.0.0/16", ""},
+		{"told, a route to it", "10.9.0.0/16", []segment.Carried{way("10.9.0.0/16")}, "10.9.0.0/16 overlaps: tun0 has a route to 10.9.0.0/16", ""},
+		{"told, a route into it", "10.9.0.0/16", []segment.Carried{way("10.9.8.0/24")}, "choose another range with --range", ""},
+		{"told, a network around", "10.9.0.0/16", []segment.Carried{at("10.1.2.3/8")}, "wlan0 carries 10.1.2.3/8", ""},
+	} {
+		s := Seed{Network: prefix("10.42.0.1/24")}
+		if c.told != "" {
+			s.Range = prefix(c.told)
+		}
+		within, why, err := s.within(c.reached)
+		switch {
+		case err != nil && !errors.Is(err, segment.ErrNetworkInUse):
+			t.Errorf("%s: %v", c.name, err)
+		case err != nil && !strings.Contains(err.Error(), c.want):
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		case err == nil && (within.String() != c.want || why != c.why):
+			t.Errorf("%s: %s, %q; want %s, %q", c.name, within, why, c.want, c.why)
+		}
+	}
+}
+
 func TestHolderYieldsToServersOfOthers(t *testing.T) {
 	t.Parallel()
 	ours := swarm.Segment{ID: "s1", Network: prefix("192.0.2.0/24")}

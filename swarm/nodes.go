@@ -273,6 +273,19 @@ func (o SetUplinkLimit) apply(c *change) (any, error) {
 // OpenSegment asks for a new segment on a port of the proposer that nobody serves. The value is the Segment.
 type OpenSegment struct {
 	Port MAC `json:"port"`
+	// Beside are networks that the proposer reaches otherwise, or other machines on it: the segment must not hide them. At most maxBeside.
+	Beside []netip.Prefix `json:"beside,omitempty"`
+}
+
+// maxBeside bounds what a node says of its other networks: all /24 of a range of /16.
+const maxBeside = 256
+
+// since implements newer.
+func (o OpenSegment) since() int {
+	if len(o.Beside) > 0 {
+		return 3
+	}
+	return 1
 }
 
 func (o OpenSegment) apply(c *change) (any, error) {
@@ -292,9 +305,16 @@ func (o OpenSegment) apply(c *change) (any, error) {
 		return s, err
 	}
 	settings, _ := c.view().Settings()
-	network, ok := freeNetwork(settings.Range, c.view().Segments())
+	if len(o.Beside) > maxBeside {
+		return nil, refuse(ErrInvalid, "%d networks beside the segment: at most %d", len(o.Beside), maxBeside)
+	}
+	taken := slices.Clone(o.Beside)
+	for _, s := range c.view().Segments() {
+		taken = append(taken, s.Network)
+	}
+	network, ok := freeNetwork(settings.Range, taken)
 	if !ok {
-		return nil, refuse(ErrFull, "no /24 left in %s", settings.Range)
+		return nil, refuse(ErrFull, "no /24 left in %s that is no segment and that %s does not reach otherwise", settings.Range, n.Name)
 	}
 	s := &Segment{ID: c.segmentName(), Network: network, Opener: n.ID, Opened: c.Time,
 		Duty: Duty{Holder: n.ID, Term: c.next("term"), Since: c.Time}}
@@ -307,13 +327,13 @@ func (o OpenSegment) apply(c *change) (any, error) {
 	return *s, nil
 }
 
-// freeNetwork cuts the first /24 of the range that overlaps no segment.
-func freeNetwork(within netip.Prefix, taken []Segment) (netip.Prefix, bool) {
+// freeNetwork cuts the first /24 of the range that overlaps nothing of what is taken.
+func freeNetwork(within netip.Prefix, taken []netip.Prefix) (netip.Prefix, bool) {
 	if !within.IsValid() || within.Bits() > 24 {
 		return netip.Prefix{}, false
 	}
 	for p := netip.PrefixFrom(within.Masked().Addr(), 24); within.Contains(p.Addr()); p = netip.PrefixFrom(offset(p, 256), 24) {
-		if !slices.ContainsFunc(taken, func(s Segment) bool { return s.Network.Overlaps(p) }) {
+		if !slices.ContainsFunc(taken, p.Overlaps) {
 			return p, true
 		}
 	}

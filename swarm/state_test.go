@@ -333,6 +333,26 @@ func TestSegmentsDoNotOverlap(t *testing.T) {
 	}
 }
 
+// TestSegmentHidesNothingThatItsNodeReaches: a route to it would be narrower than the other one, and win.
+func TestSegmentHidesNothingThatItsNodeReaches(t *testing.T) {
+	h := founded(t)
+	n := h.join(m1, "192.168.42.20")
+	h.must(n, ReportNode{Address: "x", Ports: []Port{{Name: "a", MAC: m1, Segment: "s1"}, {Name: "b", MAC: "02:00:00:00:01:01"}, {Name: "c", MAC: "02:00:00:00:01:02"}}})
+	nets := func(all ...string) (out []netip.Prefix) {
+		for _, p := range all {
+			out = append(out, netip.MustParsePrefix(p))
+		}
+		return out
+	}
+	var got Segment
+	_ = h.must(n, OpenSegment{Port: "02:00:00:00:01:01", Beside: nets("10.42.0.64/28", "10.42.1.0/24", "10.42.2.0/23", "172.17.0.0/16")}).Decode(&got)
+	if got.Network.String() != "10.42.4.0/24" {
+		t.Errorf("opened %s", got.Network)
+	}
+	h.refused(n, OpenSegment{Port: "02:00:00:00:01:02", Beside: nets("10.0.0.0/8")}, ErrFull)
+	h.refused(n, OpenSegment{Port: "02:00:00:00:01:02", Beside: make([]netip.Prefix, maxBeside+1)}, ErrInvalid)
+}
+
 // TestReportOfANodeThatHasJustStartedTakesNoPortOffItsSegment: it may not have read the ledger to its end yet.
 func TestReportOfANodeThatHasJustStartedTakesNoPortOffItsSegment(t *testing.T) {
 	h := founded(t)

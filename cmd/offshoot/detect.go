@@ -104,7 +104,7 @@ func (f *detectFlags) wouldBe(s *settings, d status.Detection) (*cobra.Command, 
 		return nil, err
 	}
 	for _, set := range [][2]string{
-		{"interface", d.Interface}, {"network", d.Network}, {"mode", d.Mode}, {"range", node.DefaultRange.String()}, {"name", d.Name}, {"probe", f.probe.String()},
+		{"interface", d.Interface}, {"network", d.Network}, {"mode", d.Mode}, {"range", d.Range}, {"name", d.Name}, {"probe", f.probe.String()},
 		{"data-dir", s.dataDir},
 	} {
 		if err := seed.Flags().Lookup(set[0]).Value.Set(set[1]); err != nil {

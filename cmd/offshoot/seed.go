@@ -88,7 +88,7 @@ port no address, and founds nothing. Since nobody gets an address, it does not s
 	fl.IntVar(&f.vlan, "vlan", 0, "802.1Q VLAN on --interface that is served instead of what travels there without a tag; its device is made, and removed at the end")
 	fl.StringVar(&f.mode, "mode", node.ModeAuto, "full: give addresses, and refuse beside another DHCP server; proxy: never give one; auto: full if no other answers, else proxy")
 	fl.StringVar(&f.network, "network", "", "our address on the segment, with the length of its network (default 192.168.42.1/24; as a proxy the one that the port has)")
-	fl.StringVar(&f.within, "range", "", "where further segments are cut from (default 10.42.0.0/16)")
+	fl.StringVar(&f.within, "range", "", "where further segments are cut from (default 10.42.0.0/16, or another one where this host reaches that already)")
 	fl.StringVar(&f.image, "image", "", "disk image to install: raw, raw.zst, raw.xz or qcow2")
 	fl.StringVar(&f.kernel, "live-kernel", "", "kernel of the network-boot environment (default: the one inside the image)")
 	fl.StringVar(&f.modules, "live-modules", "", "its module tree …/lib/modules/VERSION")

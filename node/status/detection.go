@@ -6,6 +6,7 @@ type Detection struct {
 	// Interface is the port that a seed would take, or that the operator named; empty: a seed would not know which.
 	Interface string `json:"interface,omitempty"`
 	Network   string `json:"network"` // the seed's own address on its segment, with the length of the network
+	Range     string `json:"range"`   // where it would cut further segments from
 	Mode      string `json:"mode"`    // that the seed is told: auto, full or proxy
 	Name      string `json:"name"`    // of the seed
 	// Config is what a seed would use: its flags, as `offshoot detect -o yaml` prints them.

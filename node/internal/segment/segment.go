@@ -182,6 +182,13 @@ type Carried struct {
 	Route  bool // by a route, not by an address
 }
 
+func (c Carried) String() string {
+	if c.Route {
+		return fmt.Sprintf("%s has a route to %s", c.Port, c.Prefix)
+	}
+	return fmt.Sprintf("%s carries %s", c.Port, c.Prefix)
+}
+
 // InUse refuses a network that overlaps one that this host already reaches through any port: two ports with one network
 // make either side unreachable. The very same address on the very same port is no conflict. The error wraps
 // ErrNetworkInUse, names what is in the way, and what to do.
@@ -193,12 +200,7 @@ func InUse(carried []Carried, port string, want netip.Prefix) error {
 		if c.Prefix.Bits() == 0 || !c.Prefix.Overlaps(want) {
 			continue
 		}
-		what := "carries"
-		if c.Route {
-			what = "has a route to"
-		}
-		return fmt.Errorf("%w: %s overlaps: %s %s %s; choose another with --network",
-			ErrNetworkInUse, want.Masked(), c.Port, what, c.Prefix)
+		return fmt.Errorf("%w: %s overlaps: %s; choose another with --network", ErrNetworkInUse, want.Masked(), c)
 	}
 	return nil
 }
