@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,6 +32,7 @@ func TestDetect(t *testing.T) {
 		{"ConfigurationStartsASeed", detectThenSeed},
 		{"DryRunSaysWhatItWouldAnswerAndAnswersNothing", detectDryRun},
 		{"DryRunRefusesAsASeedDoes", detectDryRunRefuses},
+		{"DryRunListensOnEveryPortThatItWouldServe", detectDryRunOfSeveral},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -188,4 +190,37 @@ func detectDryRunRefuses(w *badWorld) {
 	before := w.port()
 	w.seed("--dry-run", "--probe", "4s").ends(3, "another DHCP server is on this segment: 192.168.42.254")
 	w.same(before)
+}
+
+func detectDryRunOfSeveral(w *badWorld) {
+	lab.Need(w.t, "dhclient", "dnsmasq")
+	lans := []*lab.Network{w.lan}
+	for _, name := range []string{"lan1", "lan2"} {
+		lan, err := w.lab.Network(name)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		lans = append(lans, lan)
+	}
+	w.dnsmasq(w.another("router", w.lan))
+	w.host = w.another("three", lans...)
+	w.run(w.host, "ip", "link", "set", "lan2", "down")
+	before := w.run(w.host, "ip", "-br", "-4", "addr") + w.run(w.host, "ip", "-br", "link")
+	r := w.seed("--dry-run", "--interface", "lan1,lan0,lan2")
+	r.says("segment   192.168.42.1/24 on lan1, mode full")
+	r.says("further   lan0 is left alone: another DHCP server answers there: 192.168.42.254")
+	r.says("further   10.42.0.1/24 on lan2, mode full: a segment of its own")
+	r.says("listening")
+	for i, offer := range []string{"OFFER 192.168.42.", "OFFER 10.42.0."} {
+		client := w.another(fmt.Sprintf("client%d", i), lans[i+1])
+		files := filepath.Join(w.lab.Dir(), client.String())
+		w.start(client, "dhclient", "-d", "-1", "-sf", "/bin/true", "-cf", "/dev/null", "-lf", files+".leases", "-pf", files+".pid", lans[i+1].String())
+		r.says("answer    " + client.MAC(lans[i+1]).String() + "  DISCOVER from client")
+		r.says(offer)
+	}
+	r.signal(syscall.SIGINT)
+	r.ends(0, "DHCP packets would have been answered")
+	if after := w.run(w.host, "ip", "-br", "-4", "addr") + w.run(w.host, "ip", "-br", "link"); after != before {
+		w.t.Errorf("the ports were left as\n%s, and were\n%s", after, before)
+	}
 }

@@ -24,7 +24,7 @@ const storageAddr = "192.168.42.5"
 // TestDisklessMachinesStartTheirRootOnTheNetwork: from a real NFS server and real iSCSI targets, with a kernel of the profile's
 // and without one. The machines have no disk.
 func TestDisklessMachinesStartTheirRootOnTheNetwork(t *testing.T) {
-	lab.Need(t, lab.Metal, "ganesha.nfsd", "rpcbind", "tgtd", "tgtadm", "sfdisk")
+	lab.Need(t, lab.MetalUEFI, "ganesha.nfsd", "rpcbind", "tgtd", "tgtadm", "sfdisk")
 	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Minute)
 	defer cancel()
 	w := metalWorld(t)
@@ -43,16 +43,21 @@ func TestDisklessMachinesStartTheirRootOnTheNetwork(t *testing.T) {
 	}
 	kernel := []string{"--kernel", s.kernel, "--initrd", s.initrd, "--set", "kernel_args=[console=ttyS0]"}
 	for _, c := range []struct {
-		machine, root string
-		add           []string
-		want          string // what the system says that its root is
+		machine  string
+		firmware lab.Firmware
+		root     string
+		add      []string
+		want     string // what the system says that its root is
 	}{
-		{"m1", "nfs:" + storageAddr + ":" + s.dir + "/%h", kernel, `nfs ` + storageAddr + ":" + s.dir + "/m1"},
-		{"m2", "iscsi:" + storageAddr + ":::1:iqn.2026-11.lab:%h", nil, `ext4 /dev/sda3 iqn.2026-11.lab:m2`},
-		{"m3", "iscsi:" + storageAddr + ":::1:iqn.2026-11.lab:%h", kernel, `ext4 /dev/sda3 iqn.2026-11.lab:m3`},
+		{"m1", lab.BIOS, "nfs:" + storageAddr + ":" + s.dir + "/%h", kernel, `nfs ` + storageAddr + ":" + s.dir + "/m1"},
+		{"m2", lab.BIOS, "iscsi:" + storageAddr + ":::1:iqn.2026-11.lab:%h", nil, `ext4 /dev/sda3 iqn.2026-11.lab:m2`},
+		{"m3", lab.BIOS, "iscsi:" + storageAddr + ":::1:iqn.2026-11.lab:%h", kernel, `ext4 /dev/sda3 iqn.2026-11.lab:m3`},
+		{"m4", lab.UEFI, "nfs:" + storageAddr + ":" + s.dir + "/%h", kernel, `nfs ` + storageAddr + ":" + s.dir + "/m4"},
+		{"m5", lab.UEFI, "iscsi:" + storageAddr + ":::1:iqn.2026-11.lab:%h", nil, `ext4 /dev/sda3 iqn.2026-11.lab:m5`},
+		{"m6", lab.UEFI, "iscsi:" + storageAddr + ":::1:iqn.2026-11.lab:%h", kernel, `ext4 /dev/sda3 iqn.2026-11.lab:m6`},
 	} {
 		s.provide(ctx, c.machine, strings.HasPrefix(c.root, "nfs:"))
-		m, err := w.Lab.Machine(c.machine, lab.MachineSpec{Networks: []*lab.Network{w.Lan0}})
+		m, err := w.Lab.Machine(c.machine, lab.MachineSpec{Networks: []*lab.Network{w.Lan0}, Firmware: c.firmware})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -77,7 +82,7 @@ func TestDisklessMachinesStartTheirRootOnTheNetwork(t *testing.T) {
 		if said[1] != c.want {
 			t.Errorf("%s started with its root on %q, want %q", c.machine, said[1], c.want)
 		}
-		t.Logf("%s  %s: %s, %.0f s after power-on", c.machine, c.root, said[1], time.Since(begun).Seconds())
+		t.Logf("%s  %s, %s: %s, %.0f s after power-on", c.machine, c.firmware, c.root, said[1], time.Since(begun).Seconds())
 		m.Kill()
 	}
 	s2, err := seed.Status(ctx)

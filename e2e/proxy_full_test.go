@@ -21,6 +21,10 @@ func TestMachinesAreInstalledBesideServersOfOthers(t *testing.T) {
 		lab.Need(t, lab.MetalUEFI, "dnsmasq", "ss")
 		installedBeside(t, metalWorld(t), "dnsmasq", lab.UEFI, "DISCOVER from firmware EFI x64", "OFFER file=snponly.efi", "to port 4011", "ACK file=snponly.efi", "  tftp  ", "DISCOVER from iPXE EFI x64", "GET boot.ipxe")
 	})
+	t.Run("OVMFByHTTPBesideDnsmasq", func(t *testing.T) {
+		lab.Need(t, lab.MetalUEFI, "dnsmasq", "ss")
+		installedBeside(t, metalWorld(t), "dnsmasq", lab.UEFIHTTP, "DISCOVER from HTTP firmware EFI x64", "/boot/snponly.efi", "GET boot/snponly.efi", "DISCOVER from iPXE EFI x64", "GET boot.ipxe")
+	})
 	t.Run("IPXEBesideKea", func(t *testing.T) {
 		lab.Need(t, lab.Metal, "kea-dhcp4", "ss")
 		installedBeside(t, metalWorld(t), "kea-dhcp4", lab.BIOS, "DISCOVER from iPXE BIOS", "GET boot.ipxe")

@@ -61,6 +61,7 @@ func TestDryRunSaysWhatItWouldAnswerAndSendsNothing(t *testing.T) {
 		var mu sync.Mutex
 		var said []string
 		r := rehearsal{
+			mark: "offshoot ",
 			o: Options{Logger: slog.New(slog.DiscardHandler), Say: func(line string) {
 				mu.Lock()
 				defer mu.Unlock()
@@ -70,7 +71,7 @@ func TestDryRunSaysWhatItWouldAnswerAndSendsNothing(t *testing.T) {
 				return &strictLink{t: t, heard: [][]byte{[]byte("rubbish"), msg.ToBytes()}}, nil
 			},
 		}
-		server, err := r.server("eth1", stance{address: netip.MustParsePrefix("192.168.42.1/24")}, "offshoot ")
+		server, err := r.server("eth1", stance{address: netip.MustParsePrefix("192.168.42.1/24")})
 		if err != nil {
 			t.Fatal(err)
 		}

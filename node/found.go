@@ -73,6 +73,7 @@ func (s Seed) network() netip.Prefix {
 // beginning is the seed with what it need not be told: from its memory, or, where it founds a swarm, by a look at this host.
 func (s Seed) beginning(m memory, member bool, say func(string)) (Seed, error) {
 	if member {
+		s.Range = Ranges[0] // nobody asks: it stands in the ledger
 		return s.resuming(m)
 	}
 	reached, err := segment.Reached()
@@ -126,7 +127,7 @@ func (s Seed) within(reached []segment.Carried) (within netip.Prefix, why string
 			why = fmt.Sprintf("%s overlaps: %s", choice, reached[i])
 		}
 	}
-	return netip.Prefix{}, "", fmt.Errorf("%w: further segments would be cut from %s; choose another range with --range", segment.ErrNetworkInUse, why)
+	return netip.Prefix{}, "", fmt.Errorf("%w: no range for further segments: %s; choose another with --range", segment.ErrNetworkInUse, why)
 }
 
 // claim probes the port, decides how to serve there, and takes the address if the port does not have it. The undo journal takes

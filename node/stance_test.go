@@ -95,12 +95,12 @@ func TestFurtherSegmentsHideNothingThatTheLaptopReaches(t *testing.T) {
 		{"nothing in the way", "", []segment.Carried{at("192.168.1.7/24"), way("172.16.0.0/12")}, "10.42.0.0/16", ""},
 		{"a network inside", "", []segment.Carried{at("10.42.7.20/24")}, "10.193.0.0/16", "10.42.0.0/16 overlaps: wlan0 carries 10.42.7.20/24"},
 		{"a VPN around", "", []segment.Carried{way("10.0.0.0/8")}, "172.29.0.0/16", "10.42.0.0/16 overlaps: tun0 has a route to 10.0.0.0/8"},
-		{"every private network", "", []segment.Carried{way("10.0.0.0/8"), way("172.16.0.0/12"), way("192.168.0.0/16")}, "choose another range with --range", ""},
+		{"every private network", "", []segment.Carried{way("10.0.0.0/8"), way("172.16.0.0/12"), way("192.168.0.0/16")}, "choose another with --range", ""},
 		{"our own address, from the last time", "", []segment.Carried{at("10.42.0.1/24")}, "10.42.0.0/16", ""},
 		{"told, nothing in the way", "10.9.0.0/16", []segment.Carried{at("10.42.7.20/24")}, "10.9.0.0/16", ""},
 		{"told, a route around", "10.9.0.0/16", []segment.Carried{way("10.0.0.0/8")}, "10.9.0.0/16", ""},
 		{"told, a route to it", "10.9.0.0/16", []segment.Carried{way("10.9.0.0/16")}, "10.9.0.0/16 overlaps: tun0 has a route to 10.9.0.0/16", ""},
-		{"told, a route into it", "10.9.0.0/16", []segment.Carried{way("10.9.8.0/24")}, "choose another range with --range", ""},
+		{"told, a route into it", "10.9.0.0/16", []segment.Carried{way("10.9.8.0/24")}, "choose another with --range", ""},
 		{"told, a network around", "10.9.0.0/16", []segment.Carried{at("10.1.2.3/8")}, "wlan0 carries 10.1.2.3/8", ""},
 	} {
 		s := Seed{Network: prefix("10.42.0.1/24")}

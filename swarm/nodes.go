@@ -312,7 +312,7 @@ func (o OpenSegment) apply(c *change) (any, error) {
 	for _, s := range c.view().Segments() {
 		taken = append(taken, s.Network)
 	}
-	network, ok := freeNetwork(settings.Range, taken)
+	network, ok := FreeNetwork(settings.Range, taken)
 	if !ok {
 		return nil, refuse(ErrFull, "no /24 left in %s that is no segment and that %s does not reach otherwise", settings.Range, n.Name)
 	}
@@ -327,8 +327,8 @@ func (o OpenSegment) apply(c *change) (any, error) {
 	return *s, nil
 }
 
-// freeNetwork cuts the first /24 of the range that overlaps nothing of what is taken.
-func freeNetwork(within netip.Prefix, taken []netip.Prefix) (netip.Prefix, bool) {
+// FreeNetwork cuts the first /24 of the range that overlaps nothing of what is taken; false: there is none.
+func FreeNetwork(within netip.Prefix, taken []netip.Prefix) (netip.Prefix, bool) {
 	if !within.IsValid() || within.Bits() > 24 {
 		return netip.Prefix{}, false
 	}
