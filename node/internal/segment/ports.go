@@ -192,12 +192,14 @@ func netOf(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
+// isDefault says whether a route leads to everything that no other route knows. VPNs set two halves (0.0.0.0/1, 128.0.0.0/1) instead, or
+// smaller parts, so that the old default route stays: what is wider than the widest private network (RFC 1918, 10.0.0.0/8) is no network.
 func isDefault(r netlink.Route) bool {
 	if r.Dst == nil {
 		return true
 	}
 	ones, _ := r.Dst.Mask.Size()
-	return ones == 0
+	return ones < 8
 }
 
 func through(r netlink.Route, index int) bool {

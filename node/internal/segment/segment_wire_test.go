@@ -313,6 +313,34 @@ func TestOnlyOurRoutesAreSynced(t *testing.T) {
 	}
 }
 
+// TestWayToEverythingIsNoNetworkInUse: a VPN that takes all traffic sets two halves beside the default route.
+func TestWayToEverythingIsNoNetworkInUse(t *testing.T) {
+	need(t)
+	host, far := newSpace(t), newSpace(t)
+	cable(host, "eth0", far, "eth0")
+	host.address("eth0", "192.0.2.2/24")
+	host.must(func() error {
+		var err error
+		for _, dst := range []string{"0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1", "8.0.0.0/7", "10.0.0.0/8"} {
+			err = errors.Join(err, netlink.RouteAdd(&netlink.Route{Dst: netOf(netip.MustParsePrefix(dst)), Gw: net.IPv4(192, 0, 2, 1), Protocol: unix.RTPROT_STATIC}))
+		}
+		return err
+	})
+	var got []string
+	host.must(func() error {
+		reached, err := Reached()
+		for _, c := range reached {
+			if c.Port != "lo" {
+				got = append(got, c.String())
+			}
+		}
+		return err
+	})
+	if d := cmp.Diff([]string{"eth0 carries 192.0.2.2/24", "eth0 has a route to 10.0.0.0/8"}, got); d != "" {
+		t.Error(d)
+	}
+}
+
 // Seed, m1 and m2 in a row, as in the demo: a packet crosses m1.
 func TestNodesReachEachOtherAcrossSegments(t *testing.T) {
 	need(t)
