@@ -55,23 +55,16 @@ func Detect(ctx context.Context, o DetectOptions) (out status.Detection, err err
 	if err != nil {
 		return out, err
 	}
-	seed := Seed{Network: o.Network, Mode: cmp.Or(o.Mode, ModeAuto)}
 	out = status.Detection{Ports: []status.DetectedPort{}, Name: hostName()}
 	if member {
 		out.Name = m.Name
-		if seed, err = seed.resuming(m); err != nil { // where it goes on
-			return out, err
-		}
 	}
-	within := Ranges[0]
-	if !member { // else it stands in the ledger
-		if within, _, err = seed.within(reached); err != nil {
-			return out, err
-		}
+	seed, err := Seed{Network: o.Network, Mode: cmp.Or(o.Mode, ModeAuto)}.beginning(m, member, func(string) {})
+	if err != nil {
+		return out, err
 	}
-	out.Range = within.String()
 	footing := footing{seed: seed, reached: reached, home: m.Port}
-	out.Network, out.Mode = seed.network().String(), seed.Mode
+	out.Network, out.Range, out.Mode = seed.network().String(), seed.Range.String(), seed.Mode
 	if len(o.Interfaces) == 1 {
 		footing.named = o.Interfaces[0]
 	}

@@ -28,7 +28,7 @@ type Seed struct {
 	Further    []string     // other ports, on each of which a segment is opened
 	VLAN       uint16       // 802.1Q on Interface; 0: without a tag
 	Network    netip.Prefix // our own address with the length of the network; zero is 192.168.42.1/24
-	Range      netip.Prefix // further segments; zero is the first of Ranges that this host reaches nothing of
+	Range      netip.Prefix // further segments; zero is the first of ranges that this host reaches nothing of
 	Image      string       // path of the disk image, "" only when resuming
 	Kernel     string       // of the network-boot environment; "" takes those inside the image
 	Modules    string
@@ -48,7 +48,7 @@ type Seed struct {
 // Defaults of a seed.
 var (
 	DefaultNetwork = netip.MustParsePrefix("192.168.42.1/24")
-	Ranges         = []netip.Prefix{
+	ranges         = []netip.Prefix{
 		netip.MustParsePrefix("10.42.0.0/16"), netip.MustParsePrefix("10.193.0.0/16"), netip.MustParsePrefix("172.29.0.0/16"), netip.MustParsePrefix("192.168.128.0/18"),
 	}
 )
@@ -73,7 +73,7 @@ func (s Seed) network() netip.Prefix {
 // beginning is the seed with what it need not be told: from its memory, or, where it founds a swarm, by a look at this host.
 func (s Seed) beginning(m memory, member bool, say func(string)) (Seed, error) {
 	if member {
-		s.Range = Ranges[0] // nobody asks: it stands in the ledger
+		s.Range = ranges[0] // nobody asks: it stands in the ledger
 		return s.resuming(m)
 	}
 	reached, err := segment.Reached()
@@ -112,7 +112,7 @@ func (s Seed) resuming(m memory) (Seed, error) {
 // one to all of a company.
 func (s Seed) within(reached []segment.Carried) (within netip.Prefix, why string, err error) {
 	told := s.Range.IsValid()
-	choices := Ranges
+	choices := ranges
 	if told {
 		choices = []netip.Prefix{s.Range}
 	}

@@ -483,16 +483,6 @@ func (s *Server) trace(t Trace) {
 	}
 }
 
-// event reports what an operator should see, but not each of a flood: every one may become a write to the ledger.
-func (s *Server) event(now time.Time, mac swarm.MAC, kind EventKind, text string) {
-	if !s.alarm.ring(now, kind) {
-		s.o.Log.Debug("dhcp, one of many", "kind", kind, "mac", mac, "text", text)
-		return
-	}
-	s.o.Log.Warn("dhcp", "kind", kind, "mac", mac, "text", text)
-	s.o.OnEvent(Event{Time: now, MAC: mac, Kind: kind, Text: text})
-}
-
 // newNonce draws 128 bits: whoever has the nonce of a boot may fetch that machine's install config once.
 func newNonce() string {
 	b := make([]byte, 16)
