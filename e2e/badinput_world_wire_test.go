@@ -136,6 +136,20 @@ func (w *badWorld) another(name string, on ...*lab.Network) *lab.Host {
 	return h
 }
 
+// lans are three networks: the world's, lan1 and lan2.
+func (w *badWorld) lans() []*lab.Network {
+	w.t.Helper()
+	lans := []*lab.Network{w.lan}
+	for _, name := range []string{"lan1", "lan2"} {
+		lan, err := w.lab.Network(name)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		lans = append(lans, lan)
+	}
+	return lans
+}
+
 func (w *badWorld) run(h *lab.Host, args ...string) string {
 	w.t.Helper()
 	out, err := h.Run(w.t.Context(), args[0], args[1:]...)

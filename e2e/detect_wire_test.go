@@ -194,14 +194,7 @@ func detectDryRunRefuses(w *badWorld) {
 
 func detectDryRunOfSeveral(w *badWorld) {
 	lab.Need(w.t, "dhclient", "dnsmasq")
-	lans := []*lab.Network{w.lan}
-	for _, name := range []string{"lan1", "lan2"} {
-		lan, err := w.lab.Network(name)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		lans = append(lans, lan)
-	}
+	lans := w.lans()
 	w.dnsmasq(w.another("router", w.lan))
 	w.host = w.another("three", lans...)
 	w.run(w.host, "ip", "link", "set", "lan2", "down")

@@ -29,16 +29,8 @@ func TestDisklessMachinesStartTheirRootOnTheNetwork(t *testing.T) {
 	defer cancel()
 	w := metalWorld(t)
 	s := newStorage(ctx, t, w)
-	seed, err := w.StartSeed(ctx)
+	seed, _, err := w.Serving(ctx)
 	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Until(ctx, seed, "the seed serves", func(s status.Status) string {
-		if len(s.Segments) == 0 || s.Segments[0].Holder == "" || !s.Nodes[0].Warm {
-			return "not yet"
-		}
-		return ""
-	}); err != nil {
 		t.Fatal(err)
 	}
 	kernel := []string{"--kernel", s.kernel, "--initrd", s.initrd, "--set", "kernel_args=[console=ttyS0]"}

@@ -220,14 +220,7 @@ func netReserved(w *badWorld) {
 // The others are left alone, and all are as before when it has gone.
 func netPorts(w *badWorld) {
 	lab.Need(w.t, "dhclient")
-	lans := []*lab.Network{w.lan}
-	for _, name := range []string{"lan1", "lan2"} {
-		lan, err := w.lab.Network(name)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		lans = append(lans, lan)
-	}
+	lans := w.lans()
 	w.host = w.another("two", lans...)
 	before := w.run(w.host, "ip", "-4", "-o", "addr")
 	w.run(w.host, "ip", "addr", "add", "192.0.2.1/24", "dev", "lan2")

@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"os"
-	"strings"
 	"testing"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -22,18 +21,8 @@ func TestMachineWithAPXEROMIsInstalledAndTakesOver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mac := report.Machines["m1"].MAC
-	why, err := m1.Run(t.Context(), "offshoot machine why "+mac)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("machine show:\n%s\nmachine why:\n%s", report.Timelines["m1"], why)
-	for _, want := range []string{"DISCOVER from firmware BIOS", "file=undionly.kpxe", "  tftp  ", "DISCOVER from iPXE BIOS", "GET boot.ipxe", "its own disk"} {
-		if !strings.Contains(why, want) {
-			t.Errorf("the machine did not leave %q", want)
-		}
-	}
-	checkROMIsNoIPXE(t, w, mac)
+	leaves(t, whyOf(t, report, m1), "DISCOVER from firmware BIOS", "file=undionly.kpxe", "  tftp  ", "DISCOVER from iPXE BIOS", "GET boot.ipxe", "its own disk")
+	checkROMIsNoIPXE(t, w, report.Machines["m1"].MAC)
 }
 
 func pxeROMBeside(t *testing.T, program string) {

@@ -262,14 +262,7 @@ func TestMachineBehindARelayIsInstalledAndTakesOver(t *testing.T) {
 	}
 	m1 := bareAndArmed(ctx, t, w, seed, small, "m1")
 	switchOn(ctx, t, m1)
-	if _, err := w.Until(ctx, seed, "m1 serves the network behind the relay", func(s status.Status) string {
-		for _, seg := range s.Segments {
-			if seg.Network == "10.9.0.0/24" && seg.Holder == "m1" && seg.Next == "" {
-				return ""
-			}
-		}
-		return fmt.Sprintf("segments %+v", s.Segments)
-	}); err != nil {
+	if err := w.Held(ctx, seed, "10.9.0.0/24", "m1"); err != nil {
 		t.Fatal(err)
 	}
 	if err := relay.Process.Kill(); err != nil {

@@ -41,13 +41,7 @@ func secureMachine(t *testing.T, programs string, traces ...string) (story.Repor
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("timeline:\n%s", report.Timelines["m1"])
-	why, err := m1.Run(t.Context(), "offshoot machine why "+report.Machines["m1"].MAC)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("machine why:\n%s", why)
-	rest := why
+	rest := whyOf(t, report, m1)
 	for _, want := range traces {
 		_, after, found := strings.Cut(rest, want)
 		if !found {

@@ -39,18 +39,7 @@ const quick = 3 * time.Second
 
 // Seeded starts a seed that installs what is armed, and waits until it serves.
 func (w *World) Seeded(ctx context.Context, small Small, flags ...string) (*Daemon, status.Status, error) {
-	flags = append([]string{"--probe", "1s", "--expand", "never", "--live-kernel", small.Kernel, "--live-modules", small.Modules}, flags...)
-	seed, err := w.StartSeed(ctx, flags...)
-	if err != nil {
-		return nil, status.Status{}, err
-	}
-	s, err := w.Until(ctx, seed, "the seed serves", func(s status.Status) string {
-		if len(s.Segments) == 0 || s.Segments[0].Holder != "seed" || !s.Nodes[0].Warm {
-			return "not yet"
-		}
-		return ""
-	})
-	return seed, s, err
+	return w.Serving(ctx, append([]string{"--probe", "1s", "--expand", "never", "--live-kernel", small.Kernel, "--live-modules", small.Modules}, flags...)...)
 }
 
 // NewTrio installs m1, m2 and m3 from a seed, and kills the seed.

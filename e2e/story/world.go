@@ -139,6 +139,34 @@ func (w *World) StartSeed(ctx context.Context, flags ...string) (*Daemon, error)
 	return d, err
 }
 
+// Serving starts a seed, and waits until it serves.
+func (w *World) Serving(ctx context.Context, flags ...string) (*Daemon, status.Status, error) {
+	seed, err := w.StartSeed(ctx, flags...)
+	if err != nil {
+		return nil, status.Status{}, err
+	}
+	s, err := w.Until(ctx, seed, "the seed serves", func(s status.Status) string {
+		if len(s.Segments) == 0 || s.Segments[0].Holder != "seed" || !s.Nodes[0].Warm {
+			return "not yet"
+		}
+		return ""
+	})
+	return seed, s, err
+}
+
+// Held waits until a node has the duty for a network, and gives it to nobody.
+func (w *World) Held(ctx context.Context, asked *Daemon, network, holder string) error {
+	_, err := w.Until(ctx, asked, holder+" serves "+network, func(s status.Status) string {
+		for _, seg := range s.Segments {
+			if seg.Network == network && seg.Holder == holder && seg.Next == "" {
+				return ""
+			}
+		}
+		return fmt.Sprintf("segments %+v", s.Segments)
+	})
+	return err
+}
+
 // Start runs an offshoot on a host. It is killed with the lab, not with ctx.
 func (w *World) Start(ctx context.Context, on *lab.Host, dataDir string, args ...string) (*Daemon, error) {
 	d := &Daemon{Host: on, DataDir: dataDir, Log: dataDir + ".log", binary: w.o.Binary, ended: make(chan struct{})}
